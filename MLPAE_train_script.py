@@ -1,0 +1,137 @@
+"""Flowers, part 2: an MLP autoencoder on hand-written backpropagation, trained by plain SGD.
+
+    python MLPAE_train_script.py                            # trains and shows the log
+    python MLPAE_train_script.py > ./log/train_MLPAE.txt    # keeps the log, for the hand-in
+    python MLPAE_train_script.py --resume                   # goes on after a stop
+
+Writes models/BestModel_MLPAE.pkl, models/LastModel_MLPAE.pkl and vis/loss_MLPAE.png.
+"""
+
+import argparse
+
+import numpy as np
+
+from autograd import MSE, Graph, Linear, ReLU, Sigmoid
+from training import UserError, add_data_flags, add_training_flags, fit, run_script, seed_everything
+
+NAME = "MLPAE"
+LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule: x 0.9 every 5 epochs
+
+
+def build_autoencoder(height: int, width: int) -> Graph:
+    """3*H*W -> 256 -> 128 -> 64 (latent) -> 128 -> 256 -> 3*H*W, as Graph([encoder, decoder])."""
+    pixels = 3 * height * width
+    encoder = Graph([Linear(pixels, 256, input_grad=False), ReLU(), Linear(256, 128), ReLU(), Linear(128, 64)])
+    decoder = Graph([Linear(64, 128), ReLU(), Linear(128, 256), ReLU(), Linear(256, pixels), Sigmoid()])
+    return Graph([encoder, decoder])
+
+
+def initialise(model: Graph, mean_image: np.ndarray) -> None:
+    """Start from a network that is linear, keeps distances, and answers with the mean image.
+
+    Each hidden unit gets a twin with the opposite weights, and the next layer subtracts the twin:
+    relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
+    2017). The weights are orthogonal (Saxe et al. 2014) with gain √2; the last ones are zero and the
+    last bias is the logit of the mean image, so the first loss is the variance of the images.
+
+    mean_image: (3*H*W,), values in [0, 1].
+    """
+    nodes = [node for part in model.nodes for node in part.nodes]
+    for before, node, after in zip([None, *nodes[:-1]], nodes, [*nodes[1:], None], strict=True):
+        if isinstance(node, Linear):
+            weight = node.params[0]
+            twins_in, twins_out = isinstance(before, ReLU), isinstance(after, ReLU)
+            block = orthogonal(weight.shape[0] // (1 + twins_out), weight.shape[1] // (1 + twins_in))
+            block = np.hstack([block, -block]) if twins_in else block
+            weight[...] = np.sqrt(2) * (np.vstack([block, -block]) if twins_out else block)
+    last_weight, last_bias = model.params[-2:]
+    last_weight.fill(0)
+    mean = mean_image.clip(0.01, 0.99)
+    last_bias[...] = np.log(mean / (1 - mean))
+
+
+def orthogonal(rows: int, columns: int) -> np.ndarray:
+    """A random (rows, columns) matrix with orthonormal rows or columns, whichever are fewer."""
+    q, r = np.linalg.qr(np.random.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diag(r))  # without it q would depend on the sign convention of the library
+    return q if rows >= columns else q.T
+
+
+def get_weights(model: Graph) -> dict:
+    """{"encoder": [W, b, W, b, ...], "decoder": [...]}; the arrays are the model's own."""
+    return {"encoder": model.nodes[0].params, "decoder": model.nodes[1].params}
+
+
+def set_weights(model: Graph, weights: dict) -> None:
+    """Copy what `get_weights` gave into the model. Raises UserError where it does not fit."""
+    for part, own in get_weights(model).items():
+        if [np.shape(array) for array in weights[part]] != [param.shape for param in own]:
+            raise UserError(f"the checkpoint's {part} has not the layers of {NAME}")
+        for param, array in zip(own, weights[part], strict=True):
+            param[...] = array
+
+
+def flatten(images) -> np.ndarray:
+    """A tensor (B, 3, H, W) -> an array (B, 3*H*W), stored feature by feature like every layer's output."""
+    return np.asfortranarray(images.numpy().reshape(len(images), -1))
+
+
+def parse_args(argv=None):
+    """The coursework's five settings are the defaults."""
+    parser = argparse.ArgumentParser(
+        description="Train the MLP autoencoder on the flowers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_data_flags(parser)
+    add_training_flags(parser, epochs=100, batch_size=16, lr=1.0, patience=5)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Train; returns the history."""
+    args = parse_args(argv)
+    import torch  # after the flags: it takes a second to load
+
+    from data import create_flower_dataloaders, describe
+    from visualization import plot_losses
+
+    torch.set_num_threads(1)  # it only slices batches; with threads of its own it fights NumPy's for the cores
+    loaders = create_flower_dataloaders(args.batch_size, args.data_root, data=args.data)
+    train_set = loaders[0].dataset
+    print("Data:", describe(*loaders), flush=True)
+
+    seed_everything(args.seed)
+    model, mse = build_autoencoder(*train_set.info["image_size"]), MSE()
+    initialise(model, train_set.images.numpy().mean(axis=0).ravel() / 255)
+    sizes = [param.shape[0] for param in model.params if param.ndim == 1]
+    layers = " -> ".join(map(str, [sizes[-1], *sizes]))
+    print(f"Model: {NAME}, {layers}, {sum(param.size for param in model.params):,} parameters", flush=True)
+
+    def train_step(images, labels, epoch):
+        lr = args.lr * LR_DECAY ** ((epoch - 1) // LR_DECAY_EVERY)
+        x = flatten(images)
+        loss = mse.forward(model.forward(x), x)
+        model.backward(mse.backward())
+        model.optimstep(lr)
+        return {"loss": loss}
+
+    def valid_step(images, labels):
+        x = flatten(images)
+        return {"loss": mse.forward(model.forward(x), x)}
+
+    history = fit(
+        args,
+        {"model": NAME, "config": {"image_size": train_set.info["image_size"]}, "data": train_set.info},
+        ".pkl",
+        loaders,
+        train_step,
+        valid_step,
+        state=lambda: {"state_dict": get_weights(model)},
+        load_state=lambda state: set_weights(model, state["state_dict"]),
+    )
+    plot_losses(history, args.output_root / "vis" / f"loss_{NAME}.png", NAME, train_set.info)
+    return history
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,52 @@
+"""A chain of nodes, itself a node: forward runs along it, backward comes back."""
+
+import numpy as np
+
+from autograd.BaseNode import Node
+
+# Elements that `optimstep` updates at a time, so that lr * grad never leaves the processor's cache.
+BLOCK = 1 << 15
+
+
+class Graph(Node):
+    """Y = f_k(... f_2(f_1(X))). Graphs nest: Graph([encoder, decoder])."""
+
+    def __init__(self, nodes: list[Node]):
+        self.nodes = list(nodes)
+
+    @property
+    def params(self) -> list[np.ndarray]:
+        """The parameters of all nodes, in order."""
+        return [param for node in self.nodes for param in node.params]
+
+    @property
+    def grad(self) -> list[np.ndarray]:
+        """The gradients of all nodes, beside `params`."""
+        return [grad for node in self.nodes for grad in node.grad]
+
+    def forward(self, X: np.ndarray) -> np.ndarray:
+        """Run X through the nodes."""
+        for node in self.nodes:
+            X = node.forward(X)
+        return X
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """The chain rule: dL/d(output of a node) is what the node after it returned."""
+        for node in reversed(self.nodes):
+            grad_output = node.backward(grad_output)
+        return grad_output
+
+    def optimstep(self, lr: float) -> None:
+        """One step of plain gradient descent, param -= lr * grad, in place."""
+        lr = float(lr)
+        for param, grad in zip(self.params, self.grad, strict=True):
+            rows = max(1, BLOCK // param[0].size)
+            step = np.empty_like(param[:rows])
+            for i in range(0, len(param), rows):
+                block = param[i : i + rows]
+                block -= np.multiply(grad[i : i + rows], lr, out=step[: len(block)])
+
+    def flush(self) -> None:
+        """Flush every node."""
+        for node in self.nodes:
+            node.flush()

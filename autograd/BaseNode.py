@@ -1,0 +1,44 @@
+"""The base class of everything that has a forward and a backward pass."""
+
+import numpy as np
+
+
+class Node:
+    """One differentiable function Y = f(X; params), where X and Y hold one sample a row: (B, features).
+
+    `forward` remembers in `cache` what `backward` needs. `backward` takes dL/dY, the gradient of the
+    loss L with respect to the output, returns dL/dX, and overwrites `grad`, the list of dL/dparam
+    that stands beside `params`.
+    """
+
+    def __init__(self, *params: np.ndarray):
+        self.params = list(params)
+        self.grad = [np.zeros_like(param) for param in params]
+        self.cache = None
+
+    def forward(self, X: np.ndarray) -> np.ndarray:
+        """Y = f(X). Raises ValueError where the shape of X does not fit."""
+        raise NotImplementedError
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """dL/dX from dL/dY. Raises RuntimeError before `forward`, ValueError where the shape does not fit."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Forget what `forward` remembered, and set the gradients to zero."""
+        self.cache = None
+        for grad in self.grad:
+            grad.fill(0)
+
+    def cached(self):
+        """What the last `forward` remembered."""
+        if self.cache is None:
+            raise RuntimeError(f"{type(self).__name__}.backward needs a forward first: nothing is remembered")
+        return self.cache
+
+    def check_shape(self, what: str, array: np.ndarray, *expected) -> None:
+        """Raise ValueError unless the array has the expected shape, where "B" stands for any batch size."""
+        found = np.shape(array)
+        if len(found) != len(expected) or any(e not in ("B", f) for e, f in zip(expected, found, strict=True)):
+            wanted = f"({', '.join(map(str, expected))})"
+            raise ValueError(f"{type(self).__name__}: expected {what} of shape {wanted}, found {found}")

@@ -1,0 +1,126 @@
+"""The MLP autoencoder's training step: our NumPy graph against PyTorch eager, and against the arithmetic limit.
+
+    python benchmarks/mlp_numpy_vs_torch.py --batch-size 16
+
+Both train the same network from the same weights on the same batches, in turns, in one process. A turn is
+one epoch after a short warm-up; the medians over the turns and their ratio are printed. The limit is the
+time that the step's matrix products would take at the speed of a large one, measured in the same run.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from autograd import MSE, Linear
+from data import create_flower_dataloaders, describe
+from MLPAE_train_script import build_autoencoder, flatten, initialise
+from training import positive_int, seed_everything
+
+WARM_UP = 10  # steps before each turn: the caches and thread pools belong to the other one until then
+
+
+def numpy_step(model, lr):
+    """One training step of our graph, on a batch (B, 3*H*W) -> the loss before it."""
+    mse = MSE()
+
+    def step(x):
+        loss = mse.forward(model.forward(x), x)
+        model.backward(mse.backward())
+        model.optimstep(lr)
+        return loss
+
+    return step
+
+
+def torch_step(model, lr):
+    """The same in PyTorch, as its tutorials write it, from copies of the same weights."""
+    layers = []
+    for node in [node for part in model.nodes for node in part.nodes]:
+        if isinstance(node, Linear):
+            weight, bias = map(torch.tensor, node.params)
+            layers.append(torch.nn.Linear(weight.shape[1], weight.shape[0]))
+            layers[-1].load_state_dict({"weight": weight, "bias": bias})
+        else:
+            layers.append(getattr(torch.nn, type(node).__name__)())
+    twin, criterion = torch.nn.Sequential(*layers), torch.nn.MSELoss()
+    optimizer = torch.optim.SGD(twin.parameters(), lr=lr)
+
+    def step(x):
+        optimizer.zero_grad()
+        loss = criterion(twin(x), x)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def turn(step, batches):
+    """Seconds a step over all batches, and the mean loss."""
+    for x in batches[:WARM_UP]:
+        step(x)
+    start = time.perf_counter()
+    losses = [step(x) for x in batches]
+    return (time.perf_counter() - start) / len(batches), statistics.mean(losses)
+
+
+def matmul_peak(size=2048, repeats=5):
+    """Floating-point operations a second of the faster library in a large float32 product."""
+    a = np.random.standard_normal((size, size)).astype(np.float32)
+    seconds = []
+    for matrix in (a, torch.from_numpy(a)):
+        for _ in range(repeats):
+            start = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def step_flops(model, batch_size):
+    """A layer of n weights takes 2n operations a sample forward, 2n for dW, and 2n for dX but in the first."""
+    sizes = [param.size for param in model.params if param.ndim == 2]
+    return 2 * batch_size * (3 * sum(sizes) - sizes[0])
+
+
+def main(argv=None):
+    """Print the table; returns the ratio of PyTorch's time to ours."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch-size", type=positive_int, default=16)
+    parser.add_argument("--turns", type=positive_int, default=15)
+    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of PyTorch")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    seed_everything(0)
+    loaders = create_flower_dataloaders(args.batch_size)
+    batches = [images for images, _ in loaders[0] if len(images) == args.batch_size]
+    model = build_autoencoder(24, 24)
+    initialise(model, loaders[0].dataset.images.numpy().mean(axis=0).ravel() / 255)
+    print("Data:", describe(*loaders))
+
+    lr = 1.0
+    ours = numpy_step(model, lr), [flatten(images) for images in batches]
+    theirs = torch_step(model, lr), [images.flatten(1) for images in batches]
+    rows = [(*turn(*ours), *turn(*theirs)) for _ in range(args.turns)]
+    t_numpy, loss_numpy, t_torch, loss_torch = (list(column) for column in zip(*rows, strict=True))
+    ratios = sorted(theirs / ours for ours, theirs in zip(t_numpy, t_torch, strict=True))
+    ratio = statistics.median(ratios)
+    peak = matmul_peak()
+    limit = step_flops(model, args.batch_size) / peak
+    print(f"batch {args.batch_size}, {args.threads} threads, {args.turns} turns of {len(batches)} steps")
+    print(f"matrix-multiply peak {peak / 1e9:.0f} GFLOP/s; a step's arithmetic at that speed {limit * 1e3:.2f} ms")
+    for name, seconds, losses in (("NumPy", t_numpy, loss_numpy), ("torch", t_torch, loss_torch)):
+        median = statistics.median(seconds)
+        print(f"{name}: {median * 1e3:.2f} ms a step, {limit / median:.0%} of the peak, last loss {losses[-1]:.6f}")
+    print(f"ratio torch / NumPy, turn by turn: median {ratio:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    return ratio
+
+
+if __name__ == "__main__":
+    main()

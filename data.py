@@ -1,0 +1,186 @@
+"""The data sets as DataLoaders; the only file that knows folders and splits.
+
+train_loader, valid_loader = create_flower_dataloaders(batch_size=16)
+for images, labels in train_loader:     # float32 (16, 3, 24, 24) in [0, 1], int64 (16,)
+"""
+
+import hashlib
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from synthetic import FLOWER_CLASSES, make_flowers
+from training import PROJECT, UserError
+
+FLOWERS_ROOT = "./flowers"  # in the project's folder; any other root is taken as it stands
+VALID_FRACTION = 0.2
+VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
+
+
+class ImageDataset(Dataset):
+    """Images held as one uint8 tensor; an index or a list of indices gives floats in [0, 1].
+
+    images: uint8 (N, C, H, W); labels: int64 (N,); info: what checkpoints say of the data (`data`).
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, info: dict):
+        self.images, self.labels, self.info = images, labels, info
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index] / 255, self.labels[index]
+
+
+def create_flower_dataloaders(
+    batch_size: int,
+    root: str = FLOWERS_ROOT,
+    img_width: int = 24,
+    img_height: int = 24,
+    data: str = "auto",
+    split_seed: int = 0,
+) -> tuple[DataLoader, DataLoader]:
+    """The flowers, 80 % to train on (shuffled anew each epoch) and 20 % to validate on (in fixed order).
+
+    root holds one sub-folder a class with images of any format that Pillow reads, at any depth; files
+    beside the sub-folders and names that begin with a dot are passed over. data is "real", "synthetic"
+    (the procedural stand-in) or "auto": real where root exists, else the stand-in.
+    Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1] and int64 (B,), where B is
+    batch_size in training and at least 256 in validation.
+    Raises UserError where root is missing, holds no class, an empty class, or fewer than two images.
+    """
+    if data not in ("auto", "real", "synthetic"):
+        raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
+    folder = PROJECT / root if root == FLOWERS_ROOT else Path(root)
+    if data == "auto":
+        data = "synthetic" if root == FLOWERS_ROOT and not folder.exists() else "real"
+    if data == "real":
+        images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
+    else:
+        images, labels, classes = _draw_flowers(img_height, img_width, split_seed)
+
+    info = {
+        "name": "flowers" if data == "real" else "synthetic flowers",
+        "classes": list(classes),
+        "images": len(images),
+        "image_size": [img_height, img_width],
+        "split_seed": split_seed,
+        "fingerprint": hashlib.sha256(images).hexdigest()[:16],
+    }
+    images, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
+    train = ImageDataset(images[:cut], labels[:cut], info)
+    valid = ImageDataset(images[cut:], labels[cut:], info)
+    return _loader(train, batch_size, RandomSampler(train)), _loader(
+        valid, max(batch_size, VALID_BATCH), SequentialSampler(valid)
+    )
+
+
+def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
+    """The log's `Data:` line."""
+    info = train_loader.dataset.info
+    height, width = info["image_size"]
+    standin = ", a procedural stand-in for the photographs" if is_standin(info) else ""
+    return (
+        f"{info['name']}{standin}, {info['images']} images of {len(info['classes'])} classes"
+        f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"
+        f" {len(valid_loader.dataset)} valid, split seed {info['split_seed']}, fingerprint {info['fingerprint']}"
+    )
+
+
+def is_standin(info: dict) -> bool:
+    """Whether a checkpoint's or a data set's `data` entry speaks of procedural images."""
+    return info["name"].startswith("synthetic")
+
+
+def _loader(dataset, batch_size, sampler):
+    # The sampler hands out whole lists of indices and batch_size=None leaves them as they are, so a
+    # batch is one slice of the tensor instead of batch_size single images glued together.
+    return DataLoader(dataset, sampler=BatchSampler(sampler, batch_size, drop_last=False), batch_size=None)
+
+
+def _draw_flowers(height, width, split_seed):
+    images, labels = make_flowers(height=height, width=width)
+    order = np.random.default_rng(split_seed).permutation(len(images))
+    return images[order], labels[order], FLOWER_CLASSES
+
+
+def _read_flowers(root, height, width, split_seed):
+    """Decode every photograph, in an order that depends on the names and the seed alone."""
+    files = _list_images(root)
+    classes = list(dict.fromkeys(name for name, _ in files))
+    files = [files[i] for i in np.random.default_rng(split_seed).permutation(len(files))]
+    images = np.empty((len(files), 3, height, width), np.uint8)
+
+    def decode(i):
+        try:
+            images[i] = _decode(files[i][1], height, width)
+        except Exception as error:  # a damaged file can make Pillow raise almost anything
+            return f"{files[i][1]} ({error})"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
+        problems = list(pool.map(decode, range(len(files))))
+    readable = np.array([problem is None for problem in problems], bool)
+    labels = np.array([classes.index(name) for name, _ in files], np.int64)
+    if not readable.all():
+        skipped = sorted(filter(None, problems))
+        names = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
+        warnings.warn(f"skipped {len(skipped)} of {len(files)} files, not readable images: {names}", stacklevel=3)
+        images, labels = images[readable], labels[readable]
+    _check_flowers(root, classes, labels)
+    return images, labels, classes
+
+
+def _list_images(root):
+    """[(class name, path), ...], sorted by name wherever it runs; a dangling link counts as a file."""
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is not a folder: expected one with a sub-folder of images for each class."
+            " Name it with --data-root, or ask for the procedural stand-in with --data synthetic"
+        )
+    found = []
+    for folder in sorted(root.iterdir(), key=lambda path: path.name):
+        if folder.is_dir() and not folder.name.startswith("."):
+            below = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() or not p.exists()}
+            names = sorted(name for name in below if not any(part.startswith(".") for part in name.split("/")))
+            if not names:
+                raise UserError(f"the class folder {folder} is empty: put images into it, or remove it")
+            found += [(folder.name, below[name]) for name in names]
+    return found
+
+
+def _check_flowers(root, classes, labels):
+    for label, name in enumerate(classes):
+        if label not in labels:
+            raise UserError(f"no file in {root / name} is a readable image: put images into it, or remove it")
+    if len(labels) < 2:
+        raise UserError(
+            f"{root} holds {len(labels)} image(s), need 2 or more to train and to validate on."
+            " Images belong into one sub-folder a class"
+        )
+
+
+def _decode(path, height, width):
+    """One image file -> uint8 (3, height, width)."""
+    with Image.open(path) as image:
+        image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)  # antialiased
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _to_rgb(image):
+    """Any mode to RGB: 16 bits are scaled, not clipped, and what is transparent becomes white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

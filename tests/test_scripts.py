@@ -1,0 +1,235 @@
+"""Every script, from its command line to its files."""
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import MLPAE_train_script as mlpae
+import visualization
+from training import PROJECT
+
+EPOCH = re.compile(r"Epoch: (\d+), Train Loss: (\d+\.\d{6}), Valid Loss: (\d+\.\d{6})( \*)?")
+
+
+def command(script, *argv):
+    return [sys.executable, str(PROJECT / script), *map(str, argv)]
+
+
+def run(script, *argv, cwd=PROJECT):
+    """Run a script as a process, without a display and without a terminal."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "TERM")}
+    return subprocess.run(command(script, *argv), cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def weights(output_root, name="BestModel_MLPAE.pkl"):
+    with open(output_root / "models" / name, "rb") as file:
+        state_dict = pickle.load(file)["state_dict"]
+    return [array for part in ("encoder", "decoder") for array in state_dict[part]]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_flowers, tmp_path_factory):
+    """An output root with an MLP autoencoder trained for four epochs, by a process in another folder."""
+    root = tmp_path_factory.mktemp("output root")
+    argv = ("--data-root", tiny_flowers, "--output-root", root, "--epochs", 4)
+    result = run("MLPAE_train_script.py", *argv, cwd=root)
+    assert result.returncode == 0, result.stderr
+    return root, result, argv
+
+
+def test_the_log_is_clean_and_complete(trained):
+    root, result, _ = trained
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Data: flowers, 60 images of 3 classes (astilbe, bellflower, calendula) at 24x24")
+    assert lines[1] == "Model: MLPAE, 1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728, 969,216 parameters"
+    assert lines[2].startswith("Settings: ")
+    rows = [EPOCH.fullmatch(line).groups() for line in lines[3:-1]]
+    assert [int(row[0]) for row in rows] == [1, 2, 3, 4]
+    losses = [float(row[2]) for row in rows]
+    assert losses[-1] < losses[0]
+    number = re.fullmatch(
+        r"Best Valid Loss: (\d\.\d{6}) \(epoch (\d)\), saved to models/BestModel_MLPAE.pkl", lines[-1]
+    )
+    assert float(number[1]) == min(losses) == losses[int(number[2]) - 1]
+    assert "batch/s" not in result.stderr  # no progress bar where there is no terminal
+    assert "Traceback" not in result.stderr
+    assert sorted(os.listdir(root / "models")) == ["BestModel_MLPAE.pkl", "LastModel_MLPAE.pkl"]
+    assert_picture(root / "vis" / "loss_MLPAE.png")
+
+
+def test_the_same_seed_prints_the_same_bytes_and_another_does_not(trained, tmp_path):
+    root, result, argv = trained
+    again = run("MLPAE_train_script.py", *argv, "--output-root", tmp_path)
+    assert again.stdout == result.stdout
+    for found, expected in zip(weights(tmp_path), weights(root), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    other = run("MLPAE_train_script.py", *argv, "--output-root", tmp_path, "--seed", 1)
+    assert other.stdout.splitlines()[3:] != result.stdout.splitlines()[3:]
+
+
+def test_ctrl_c_is_status_130_and_resume_ends_with_the_same_weights(tiny_flowers, tmp_path):
+    argv = ("--data-root", tiny_flowers, "--patience", 1000, "--epochs")
+    process = subprocess.Popen(
+        command("MLPAE_train_script.py", *argv, 1000, "--output-root", tmp_path / "stopped"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("Epoch: 2") for line in lines)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+
+    done = 2 + rest.count("Epoch:")
+    resumed = run("MLPAE_train_script.py", *argv, done + 3, "--output-root", tmp_path / "stopped", "--resume")
+    assert resumed.stdout.count("Epoch:") == 3, resumed.stderr
+    run("MLPAE_train_script.py", *argv, done + 3, "--output-root", tmp_path / "whole")
+    for name in ("BestModel_MLPAE.pkl", "LastModel_MLPAE.pkl"):
+        found, expected = weights(tmp_path / "stopped", name), weights(tmp_path / "whole", name)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("script", ["MLPAE_train_script.py", "visualization.py"])
+def test_what_a_user_can_mend_is_one_line_and_status_1(script, tmp_path):
+    model = ["--model", "MLPAE"] if script == "visualization.py" else []
+    result = run(script, *model, "--data-root", tmp_path / "nowhere", "--output-root", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_a_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
+    result = run("visualization.py", "--model", "MLPAE", "--output-root", tmp_path)
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*BestModel_MLPAE.pkl does not exist.*`python MLPAE_train_script.py`\n", result.stderr)
+
+
+def test_the_reconstructions_are_drawn(trained, tiny_flowers):
+    root, log, _ = trained
+    result = run("visualization.py", "--model", "MLPAE", "--data-root", tiny_flowers, "--output-root", root, cwd=root)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+    for name in ("train_MLPAE.png", "valid_MLPAE.png", "loss_MLPAE.png"):
+        assert_picture(root / "vis" / name)
+
+
+def test_the_picture_shows_the_loss_of_the_log(trained, tiny_flowers, monkeypatch):
+    root, result, _ = trained
+    titles = []
+    monkeypatch.setattr(visualization, "plot_reconstructions", lambda *args: titles.append(args[-1]))
+    errors = visualization.main(["--model", "MLPAE", "--data-root", str(tiny_flowers), "--output-root", str(root)])
+    best = float(re.search(r"Best Valid Loss: (\S+)", result.stdout)[1])
+    assert errors["valid"] == pytest.approx(best, abs=1e-6)
+    assert titles[0].startswith("MLPAE, epoch 4: train split of flowers\n")
+    assert titles[1].endswith(f"mean squared error {best:.4f}")
+
+
+def test_pictures_of_other_data_than_the_model_was_trained_on_say_so(trained, monkeypatch, capsys):
+    root, *_ = trained
+    titles = []
+    monkeypatch.setattr(visualization, "plot_reconstructions", lambda *args: titles.append(args[-1]))
+    visualization.main(["--model", "MLPAE", "--data", "synthetic", "--output-root", str(root)])
+    assert all("synthetic flowers (trained on other images: flowers)" in title for title in titles)
+    assert "trained on other images" in capsys.readouterr().err
+
+
+def test_originals_stand_above_reconstructions(tmp_path):
+    originals, reconstructions = np.zeros((3, 3, 8, 6)), np.zeros((3, 3, 8, 6))
+    originals[:, 0], reconstructions[:, 2] = 1, 1  # red above blue
+    visualization.plot_reconstructions(originals, reconstructions, tmp_path / "grid.png", "title")
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
+    red, blue = ((pixels == color).all(axis=2) for color in ([255, 0, 0], [0, 0, 255]))
+    assert red.sum() == pytest.approx(blue.sum(), rel=0.05)
+    assert red.sum() > 1000
+    assert np.nonzero(red)[0].max() < np.nonzero(blue)[0].min()
+
+
+def test_a_checkpoint_of_other_layers_is_refused(trained, tmp_path):
+    root, *_ = trained
+    with open(root / "models" / "BestModel_MLPAE.pkl", "rb") as file:
+        checkpoint = pickle.load(file)
+    model = mlpae.build_autoencoder(24, 24)
+    mlpae.set_weights(model, checkpoint["state_dict"])
+    for param, array in zip(model.params, weights(root), strict=True):
+        np.testing.assert_array_equal(param, array)
+    with pytest.raises(ValueError, match="encoder has not the layers of MLPAE"):
+        mlpae.set_weights(mlpae.build_autoencoder(24, 32), checkpoint["state_dict"])
+
+
+def test_the_network_starts_with_the_mean_image_and_loses_nothing_to_relu():
+    np.random.seed(0)
+    model = mlpae.build_autoencoder(8, 8)
+    mean = np.random.default_rng(0).uniform(0.1, 0.9, 192)
+    mlpae.initialise(model, mean)
+    x = np.random.default_rng(1).random((5, 192), np.float32)
+    np.testing.assert_allclose(model.forward(x), np.tile(mean, (5, 1)), rtol=1e-5)
+    encoder = model.nodes[0]
+    code = encoder.forward(x)
+    np.testing.assert_allclose(encoder.forward(-x), -code, rtol=1e-4, atol=1e-4)  # the encoder is linear
+    assert code.shape == (5, 64)
+
+
+def test_every_weight_moves_in_the_first_epochs(trained):
+    root, *_ = trained
+    np.random.seed(0)
+    model = mlpae.build_autoencoder(24, 24)
+    mlpae.initialise(model, np.full(1728, 0.5))
+    before = [param.copy() for param in model.params]
+    mse, x = mlpae.MSE(), np.random.default_rng(0).random((16, 1728), np.float32)
+    for _ in range(2):  # the last weights start at zero and let nothing through in the first step
+        mse.forward(model.forward(x), x)
+        model.backward(mse.backward())
+        model.optimstep(1.0)
+    for param, old in zip(model.params, before, strict=True):
+        assert (param != old).mean() > 0.9
+
+
+@pytest.mark.parametrize("script", ["MLPAE_train_script.py", "visualization.py"])
+def test_help_is_quick_because_pytorch_waits(script):
+    code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\n"
+    code += "except SystemExit: pass\nprint([m for m in ('torch', 'matplotlib', 'PIL') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert "--output-root" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_progress_bar_is_on_a_terminal_and_not_in_the_log(tiny_flowers, tmp_path):
+    pty = pytest.importorskip("pty")
+    terminal, stderr = pty.openpty()
+    log = tmp_path / "log.txt"
+    with open(log, "w") as file:
+        argv = ("--data-root", tiny_flowers, "--output-root", tmp_path, "--epochs", 30, "--patience", 30)
+        process = subprocess.Popen(command("MLPAE_train_script.py", *argv), stdout=file, stderr=stderr)
+    os.close(stderr)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+    assert process.wait(timeout=60) == 0
+    assert b"batch/s" in shown
+    assert b"loss" in shown
+    assert "batch" not in log.read_text().partition("Epoch:")[2]
+    assert "\r" not in log.read_text()
+
+
+def assert_picture(path):
+    """A picture that opens and is not blank."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[0] > 200
+    assert pixels.shape[1] > 400
+    assert pixels.std() > 5

@@ -1,0 +1,270 @@
+"""The epoch loop and the checkpoints, with a model of one number."""
+
+import argparse
+import os
+import pickle
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from training import (
+    UserError,
+    add_data_flags,
+    add_training_flags,
+    atomic_write,
+    fit,
+    load_checkpoint,
+    run_script,
+    save_checkpoint,
+)
+
+ABOUT = {"model": "Toy", "config": {"size": 1}, "data": {"name": "numbers", "fingerprint": "0"}}
+TRAIN = [(np.ones(3), None), (np.zeros(1), None)]  # batches of three samples and of one
+
+
+def parse(tmp_path, *argv):
+    parser = argparse.ArgumentParser()
+    add_data_flags(parser)
+    add_training_flags(parser, epochs=10, batch_size=4, lr=0.5, patience=3)
+    return parser.parse_args(["--output-root", str(tmp_path), *argv])
+
+
+def train(tmp_path, valid_losses, *argv, train_step=None, suffix=".pkl"):
+    """Run fit with the given validation losses; the model adds up random numbers. Returns (history, weight)."""
+    args = parse(tmp_path, *argv)
+    weight = np.zeros(1)
+    epochs = []
+
+    def default_train_step(images, labels, epoch):
+        epochs.append(epoch)
+        weight[0] += np.random.random() + torch.rand(1).item()
+        return {"loss": float(images.mean())}
+
+    def valid_step(images, labels):
+        return {"loss": valid_losses[epochs[-1] - 1]}
+
+    def load_state(state):
+        weight[:] = state["state_dict"]["w"]
+
+    steps = (train_step or default_train_step, valid_step)
+    state = lambda: {"state_dict": {"w": weight if suffix == ".pkl" else torch.from_numpy(weight.copy())}}  # noqa: E731
+    history = fit(args, ABOUT, suffix, (TRAIN, TRAIN[:1]), *steps, state, load_state)
+    return history, weight[0]
+
+
+def best(tmp_path):
+    return load_checkpoint(tmp_path / "models" / "BestModel_Toy.pkl", made_by="test")
+
+
+def test_the_log_and_the_best_model(tmp_path, capsys):
+    history, _ = train(tmp_path, [0.5, 0.25, 0.375], "--epochs", "3")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Settings: ")
+    assert "lr 0.5" in lines[0]
+    assert lines[1:] == [
+        "Epoch: 1, Train Loss: 0.750000, Valid Loss: 0.500000 *",  # 0.75: weighted by sample
+        "Epoch: 2, Train Loss: 0.750000, Valid Loss: 0.250000 *",
+        "Epoch: 3, Train Loss: 0.750000, Valid Loss: 0.375000",
+        "Best Valid Loss: 0.250000 (epoch 2), saved to models/BestModel_Toy.pkl",
+    ]
+    assert [row["valid_loss"] for row in history] == [0.5, 0.25, 0.375]
+    checkpoint = best(tmp_path)
+    assert (checkpoint["epoch"], checkpoint["valid_loss"], checkpoint["seed"]) == (2, 0.25, 0)
+    assert checkpoint["history"] == history
+    assert checkpoint["config"] == ABOUT["config"]
+
+
+def test_more_figures_than_the_loss_follow_it_in_the_log(tmp_path, capsys):
+    def step(images, labels, epoch):
+        return {"loss": 1.0, "kl": 0.25}
+
+    args = parse(tmp_path, "--epochs", "1")
+    state = lambda: {"state_dict": {}}  # noqa: E731
+    fit(args, ABOUT, ".pkl", (TRAIN, TRAIN), step, lambda x, y: step(x, y, 0), state, None)
+    assert (
+        "Epoch: 1, Train Loss: 1.000000, Valid Loss: 1.000000, Train Kl: 0.250000, Valid Kl: 0.250000 *"
+        in capsys.readouterr().out
+    )
+
+
+def test_patience_counts_validations_without_a_better_loss(tmp_path, capsys):
+    history, _ = train(tmp_path, [0.5, 0.4, 0.4, 0.6, 0.5, 0.1], "--epochs", "6")
+    assert len(history) == 5
+    assert best(tmp_path)["epoch"] == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("Best Valid Loss: 0.400000 (epoch 2)")
+    assert "stopped early: 3 validations" in captured.err
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path, suffix):
+    losses = [0.5, 0.4, 0.6, 0.3]
+    expected = train(tmp_path / "whole", losses, "--epochs", "4", suffix=suffix)
+    train(tmp_path / "parts", losses, "--epochs", "2", suffix=suffix)
+    assert train(tmp_path / "parts", losses, "--epochs", "4", "--resume", suffix=suffix) == expected
+
+
+def test_ctrl_c_in_an_epoch_costs_that_epoch_alone(tmp_path):
+    losses, count = [0.5, 0.4, 0.3], iter(range(100))
+    expected = train(tmp_path / "whole", losses, "--epochs", "3")
+
+    def interrupted(images, labels, epoch):
+        np.random.random()
+        if next(count) == 1:
+            raise KeyboardInterrupt
+        return {"loss": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", losses, "--epochs", "3", train_step=interrupted)
+    assert train(tmp_path / "parts", losses, "--epochs", "3", "--resume") == expected
+
+
+def test_resume_never_makes_the_best_model_worse(tmp_path):
+    train(tmp_path, [0.2, 0.5], "--epochs", "2")
+    train(tmp_path, [0.2, 0.5, 0.4], "--epochs", "3", "--resume")
+    assert (best(tmp_path)["epoch"], best(tmp_path)["valid_loss"]) == (1, 0.2)
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path, capsys):
+    expected = train(tmp_path, [0.2, 0.5], "--epochs", "2")
+    capsys.readouterr()
+    assert train(tmp_path, [0.2, 0.5], "--epochs", "2", "--resume") == expected
+    assert "Epoch" not in capsys.readouterr().out
+
+
+def test_resume_with_nothing_to_resume_from_says_so(tmp_path, capsys):
+    history, _ = train(tmp_path, [0.5], "--epochs", "1", "--resume")
+    assert len(history) == 1
+    assert "starting from the beginning" in capsys.readouterr().err
+
+
+def test_a_new_run_is_not_mistaken_for_the_old_one(tmp_path):
+    train(tmp_path, [0.5, 0.4], "--epochs", "2")
+
+    def interrupted(images, labels, epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, [0.5], "--epochs", "2", "--seed", "1", train_step=interrupted)
+    assert load_checkpoint(tmp_path / "models" / "LastModel_Toy.pkl", made_by="test")["history"] == []
+
+
+def test_resume_with_other_settings_is_refused(tmp_path):
+    train(tmp_path, [0.5], "--epochs", "1")
+    with pytest.raises(UserError, match="seed was 0, now 7; |lr was 0.5, now 0.1"):
+        train(tmp_path, [0.5, 0.4], "--epochs", "2", "--resume", "--lr", "0.1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value):
+    def diverging(images, labels, epoch):
+        return {"loss": value if (epoch, len(images)) == (1, 1) else 1.0}
+
+    with pytest.raises(UserError, match=f"epoch 1, training, batch 2: the loss is {value}.*--lr"):
+        train(tmp_path, [0.5], train_step=diverging)
+
+
+def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "new folder" / "file.bin"
+    with atomic_write(path) as file:
+        file.write(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
+        file.write(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(path.parent) == ["file.bin"]
+
+
+CHECKPOINT = {"model": "Toy", "config": {"size": [1, 2]}, "data": {"name": "x"}, "seed": 0, "loss": 0.5}
+
+
+def test_a_pickle_opens_anywhere(tmp_path):
+    weights = {"w": [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(0), np.asfortranarray(np.eye(3))]}
+    save_checkpoint(tmp_path / "a.pkl", {**CHECKPOINT, "state_dict": weights})
+    with open(tmp_path / "a.pkl", "rb") as file:
+        plain = pickle.load(file)
+    ours = load_checkpoint(tmp_path / "a.pkl", made_by="test")
+    for loaded in (plain, ours):
+        for array, expected in zip(loaded.pop("state_dict")["w"], weights["w"], strict=True):
+            np.testing.assert_array_equal(array, expected)
+            assert array.dtype == expected.dtype
+        assert loaded == CHECKPOINT
+
+
+def test_a_pth_is_safe_to_load(tmp_path):
+    weights = {"w": torch.arange(3.0)}
+    save_checkpoint(tmp_path / "a.pth", {**CHECKPOINT, "state_dict": weights})
+    loaded = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert torch.equal(loaded["state_dict"]["w"], weights["w"])
+    assert load_checkpoint(tmp_path / "a.pth", made_by="test")["config"] == CHECKPOINT["config"]
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_a_hostile_file_runs_no_code(tmp_path, suffix):
+    path = tmp_path / f"hostile{suffix}"
+    save_checkpoint(path, {**CHECKPOINT, "state_dict": Hostile(tmp_path / "was here")})
+    with pytest.raises(UserError, match="not a readable checkpoint.*python train.py"):
+        load_checkpoint(path, made_by="python train.py")
+    assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_a_damaged_file_is_one_line(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    save_checkpoint(path, {**CHECKPOINT, "state_dict": {}})
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[1:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError) as error:
+            load_checkpoint(path, made_by="python train.py")
+        assert "\n" not in str(error.value)
+        assert str(path) in str(error.value)
+
+
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
+    for content in ({"model": "Toy"}, [1, 2], 3):
+        save_checkpoint(tmp_path / "a.pkl", content)
+        with pytest.raises(UserError, match="not a checkpoint of this project: it has no config, data"):
+            load_checkpoint(tmp_path / "a.pkl", made_by="test")
+    with pytest.raises(UserError, match="does not exist; make it with `python train.py`"):
+        load_checkpoint(tmp_path / "b.pkl", made_by="python train.py")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        *[["--epochs", "0"], ["--epochs", "x"], ["--batch-size", "-3"], ["--patience", "0"], ["--seed", "-1"]],
+        *[["--lr", "nan"], ["--lr", "0"], ["--lr", "inf"], ["--data", "fake"], ["--no-such-flag"]],
+    ],
+)
+def test_wrong_arguments_are_status_2(tmp_path, argv, capsys):
+    with pytest.raises(SystemExit) as error:
+        parse(tmp_path, *argv)
+    assert error.value.code == 2
+    assert argv[0] in capsys.readouterr().err
+
+
+def test_how_a_script_ends(capsys):
+    def fails(error):
+        def main():
+            raise error
+
+        with pytest.raises(SystemExit) as status:
+            run_script(main)
+        return status.value.code
+
+    assert fails(UserError("mend it")) == "error: mend it"  # printed, with status 1, by the interpreter
+    assert "disk full" in fails(OSError("disk full"))
+    assert fails(KeyboardInterrupt()) == 128 + signal.SIGINT
+    assert "--resume" in capsys.readouterr().err
+    assert run_script(lambda: None) is None

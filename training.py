@@ -1,0 +1,277 @@
+"""What every training script shares: the epoch loop, its flags and its files. It knows no model.
+
+`fit` trains, prints one line an epoch, saves the best and the last state, stops early and resumes.
+A checkpoint is a dict: `.pkl` files hold NumPy arrays, `.pth` files hold tensors.
+"""
+
+import argparse
+import math
+import os
+import pickle
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+PROJECT = Path(__file__).resolve().parent
+
+
+class UserError(ValueError):
+    """Something the user can mend: scripts print it as one line and exit with status 1."""
+
+
+# ---------------------------------------------------------------- flags
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """--data, --data-root and --output-root, the same in every script."""
+    group = parser.add_argument_group("data and output")
+    group.add_argument(
+        "--data", choices=["auto", "real", "synthetic"], default="auto", help="auto: real if there, else synthetic"
+    )
+    group.add_argument("--data-root", metavar="DIR", default="./flowers", help="one sub-folder of images a class")
+    group.add_argument(
+        "--output-root", metavar="DIR", type=Path, default=PROJECT, help="where models/ and vis/ are written"
+    )
+
+
+def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, batch_size: int, lr: float, patience: int):
+    """The flags of `fit`, with a script's own defaults."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", metavar="N", type=positive_int, default=epochs, help="most epochs to train")
+    group.add_argument("--batch-size", metavar="N", type=positive_int, default=batch_size, help="images a step")
+    group.add_argument("--lr", metavar="X", type=positive_float, default=lr, help="learning rate at the start")
+    group.add_argument(
+        "--patience", metavar="N", type=positive_int, default=patience, help="stop after N validations without a gain"
+    )
+    group.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the weights and the image order")
+    group.add_argument("--resume", action="store_true", help="continue from models/LastModel_*")
+
+
+def natural_int(text: str) -> int:
+    """argparse type: 0, 1, 2, ..."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """argparse type: 1, 2, 3, ..."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value
+
+
+def run_script(main) -> None:
+    """Run a script's main(): status 1 and one line for a UserError, 130 for Ctrl-C, else 0."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; a training run goes on from its last finished epoch with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------- files
+
+
+@contextmanager
+def atomic_write(path: Path):
+    """A binary file to write to that takes the place of `path` at the end, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Write plain Python values and NumPy arrays (.pkl) or tensors (.pth)."""
+    with atomic_write(path) as file:
+        if path.suffix == ".pkl":
+            pickle.dump(checkpoint, file, protocol=4)  # 4 is read by every Python 3 and NumPy
+        else:
+            import torch
+
+            torch.save(checkpoint, file)
+
+
+def load_checkpoint(path: Path, made_by: str) -> dict:
+    """Read what `save_checkpoint` wrote, without running any code that a hostile file may hold.
+
+    made_by: the command that makes the file, for the error message. Raises UserError.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist; make it with `{made_by}`")
+    try:
+        with open(path, "rb") as file:
+            if path.suffix == ".pkl":
+                checkpoint = _ArrayUnpickler(file).load()
+            else:
+                import torch
+
+                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can make the readers raise almost anything
+        reason = str(error).partition("\n")[0]
+        problem = f"is not a readable checkpoint ({type(error).__name__}: {reason})"
+        raise UserError(f"{path} {problem}; make it anew with `{made_by}`") from None
+    missing = {"model", "config", "state_dict", "data"}.difference(checkpoint if isinstance(checkpoint, dict) else ())
+    if missing:
+        raise UserError(f"{path} is not a checkpoint of this project: it has no {', '.join(sorted(missing))}")
+    return checkpoint
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Pickles name the functions that rebuild their objects; only those of a NumPy array are let through."""
+
+    ALLOWED = {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "_reconstruct"),  # NumPy 1
+    }
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+# ---------------------------------------------------------------- training
+
+
+def seed_everything(seed: int, epoch: int = 0) -> None:
+    """Seed NumPy and PyTorch for one epoch. Every epoch starts from its own seed, so that
+    a resumed run draws the same numbers as one that was never stopped."""
+    import torch
+
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, load_state) -> list[dict]:
+    """Train to args.epochs, or until args.patience epochs in a row brought no better validation loss.
+
+    about: what the checkpoints say beside the weights: model, config, data.
+    suffix: of the checkpoint files, ".pkl" or ".pth".
+    loaders: one of (images, labels) to train on, one to validate on.
+    train_step(images, labels, epoch) takes one optimizer step -> {"loss": mean over the batch before it, ...}.
+    valid_step(images, labels) -> the same, without a step.
+    state() -> {"state_dict": weights, and all else that the next step depends on}; load_state(that dict).
+    Returns the history, one dict an epoch: epoch, train_loss, valid_loss, ...
+    Raises UserError where a loss is not finite, or where --resume does not fit.
+    """
+    best_path = args.output_root / "models" / f"BestModel_{about['model']}{suffix}"
+    last_path = best_path.with_name(f"LastModel_{about['model']}{suffix}")
+    about = {**about, "seed": args.seed, "settings": _settings(args, about)}
+    train_loader, valid_loader = loaders
+    started, history = time.perf_counter(), []
+
+    def save_last():
+        save_checkpoint(last_path, {**about, **state(), "history": history})
+
+    _log("Settings: " + ", ".join(f"{name} {value}" for name, value in vars(args).items() if name != "output_root"))
+    if args.resume:
+        history = _resume(last_path, about["settings"], load_state)
+    if not history:
+        save_last()  # from now on --resume means this run
+
+    batches = (args.epochs - len(history)) * (len(train_loader) + len(valid_loader))
+    with tqdm(total=batches, unit="batch", disable=None, dynamic_ncols=True) as bar:
+        while len(history) < args.epochs and _stale(history) < args.patience:
+            epoch = len(history) + 1
+            seed_everything(args.seed, epoch)
+            train = _mean(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
+            valid = _mean(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
+            parts = (("train", train), ("valid", valid))
+            losses = {f"{part}_{name}": means[name] for name in train for part, means in parts}
+            history.append({"epoch": epoch, **losses})
+            improved = _stale(history) == 0
+            if improved:
+                best = {**about, "state_dict": state()["state_dict"], **history[-1], "history": history}
+                save_checkpoint(best_path, best)
+            save_last()
+            fields = [f"{key.replace('_', ' ').title()}: {value:.6f}" for key, value in losses.items()]
+            _log(", ".join([f"Epoch: {epoch}", *fields]) + (" *" if improved else ""))
+
+    best = load_checkpoint(best_path, made_by="the same command without --resume")
+    save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
+    if len(history) < args.epochs:
+        print(f"stopped early: {args.patience} validations without a better loss", file=sys.stderr)
+    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    name = best_path.relative_to(args.output_root).as_posix()
+    _log(f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {name}")
+    return history
+
+
+def _mean(step, loader, where, bar):
+    """Average what step(images, labels) returns, each batch weighted by its number of samples."""
+    totals, samples = {}, 0
+    for number, (images, labels) in enumerate(loader, 1):
+        metrics = step(images, labels)
+        if not math.isfinite(metrics["loss"]):
+            raise UserError(f"{where}, batch {number}: the loss is {metrics['loss']}; try a smaller --lr")
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + value * len(images)
+        samples += len(images)
+        bar.set_postfix_str(f"{where}, loss {metrics['loss']:.4f}", refresh=False)
+        bar.update()
+    return {name: total / samples for name, total in totals.items()}
+
+
+def _stale(history):
+    """How many epochs ago the best validation loss was reached, the earliest of equals."""
+    losses = [row["valid_loss"] for row in history]
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def _settings(args, about):
+    """What must be the same for --resume to go on as if it had never stopped."""
+    free = ("data", "data_root", "output_root", "epochs", "patience", "resume")
+    flags = {name: value for name, value in vars(args).items() if name not in free}
+    return {**flags, **about["config"], "data": f"{about['data']['name']} {about['data']['fingerprint']}"}
+
+
+def _resume(path, settings, load_state):
+    """Load the last state and return its history, or [] where there is none."""
+    if not path.exists():
+        print(f"--resume: there is no {path}; starting from the beginning", file=sys.stderr)
+        return []
+    last = load_checkpoint(path, made_by="the same command without --resume")
+    before = last["settings"]
+    different = [f"{k} was {before.get(k)}, now {v}" for k, v in settings.items() if before.get(k) != v]
+    if different:
+        raise UserError(f"cannot resume {path}: {'; '.join(different)}. Use the same, or leave out --resume")
+    load_state(last)
+    return last["history"]
+
+
+def _log(line):
+    """One line of the log, above the progress bar where both go to one terminal."""
+    tqdm.write(line)
+    sys.stdout.flush()
