@@ -27,12 +27,14 @@ def build_autoencoder(height: int, width: int) -> Graph:
 
 
 def initialise(model: Graph, mean_image: np.ndarray) -> None:
-    """Start from a network that is linear, keeps distances, and answers with the mean image.
+    """Start from a network that is linear and answers with the mean image.
 
     Each hidden unit gets a twin with the opposite weights, and the next layer subtracts the twin:
     relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
-    2017). The weights are orthogonal (Saxe et al. 2014) with gain √2; the last ones are zero and the
-    last bias is the logit of the mean image, so the first loss is the variance of the images.
+    2017). The weights are orthogonal (Saxe et al. 2014) with gain √2. The first bias takes the mean
+    image away, so that each unit is on for about half of the images. The last weights are zero and
+    the last bias is the logit of the mean image, so the first loss is the variance of the images.
+    What each of these is worth stands in benchmarks/README.md.
 
     mean_image: (3*H*W,), values in [0, 1].
     """
@@ -44,9 +46,10 @@ def initialise(model: Graph, mean_image: np.ndarray) -> None:
             block = orthogonal(weight.shape[0] // (1 + twins_out), weight.shape[1] // (1 + twins_in))
             block = np.hstack([block, -block]) if twins_in else block
             weight[...] = np.sqrt(2) * (np.vstack([block, -block]) if twins_out else block)
-    last_weight, last_bias = model.params[-2:]
+    first_weight, first_bias, *_, last_weight, last_bias = model.params
+    first_bias[...] = -first_weight @ mean_image
     last_weight.fill(0)
-    mean = mean_image.clip(0.01, 0.99)
+    mean = mean_image.clip(0.01, 0.99)  # the logit of 0 or 1 is infinite
     last_bias[...] = np.log(mean / (1 - mean))
 
 

@@ -16,9 +16,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from synthetic import FLOWER_CLASSES, make_flowers
-from training import PROJECT, UserError
+from training import FLOWERS_ROOT, PROJECT, UserError
 
-FLOWERS_ROOT = "./flowers"  # in the project's folder; any other root is taken as it stands
 VALID_FRACTION = 0.2
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
 
@@ -51,7 +50,7 @@ def create_flower_dataloaders(
 
     root holds one sub-folder a class with images of any format that Pillow reads, at any depth; files
     beside the sub-folders and names that begin with a dot are passed over. data is "real", "synthetic"
-    (the procedural stand-in) or "auto": real where root exists, else the stand-in.
+    (the procedural stand-in) or "auto": the stand-in where the default root does not exist, else real.
     Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1] and int64 (B,), where B is
     batch_size in training and at least 256 in validation.
     Raises UserError where root is missing, holds no class, an empty class, or fewer than two images.
@@ -59,8 +58,13 @@ def create_flower_dataloaders(
     if data not in ("auto", "real", "synthetic"):
         raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
     folder = PROJECT / root if root == FLOWERS_ROOT else Path(root)
+    if not folder.is_dir() and (data == "real" or root != FLOWERS_ROOT):
+        raise UserError(
+            f"{folder} is not a folder: expected one with a sub-folder of images for each class."
+            " Name it with --data-root, or ask for the procedural stand-in with --data synthetic"
+        )
     if data == "auto":
-        data = "synthetic" if root == FLOWERS_ROOT and not folder.exists() else "real"
+        data = "real" if folder.is_dir() else "synthetic"
     if data == "real":
         images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
     else:
@@ -118,19 +122,22 @@ def _read_flowers(root, height, width, split_seed):
     classes = list(dict.fromkeys(name for name, _ in files))
     files = [files[i] for i in np.random.default_rng(split_seed).permutation(len(files))]
     images = np.empty((len(files), 3, height, width), np.uint8)
+    problems = {}
 
-    def decode(i):
-        try:
-            images[i] = _decode(files[i][1], height, width)
-        except Exception as error:  # a damaged file can make Pillow raise almost anything
-            return f"{files[i][1]} ({error})"
+    def decode(share):
+        for i in share:
+            try:
+                images[i] = _decode(files[i][1], height, width)
+            except Exception as error:  # a damaged file can make Pillow raise almost anything
+                problems[i] = f"{files[i][1]} ({error})"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        problems = list(pool.map(decode, range(len(files))))
-    readable = np.array([problem is None for problem in problems], bool)
+    threads = os.cpu_count()  # Pillow decodes outside the interpreter's lock
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decode, [range(k, len(files), threads) for k in range(threads)]))
     labels = np.array([classes.index(name) for name, _ in files], np.int64)
-    if not readable.all():
-        skipped = sorted(filter(None, problems))
+    if problems:
+        readable = [i for i in range(len(files)) if i not in problems]
+        skipped = sorted(problems.values())
         names = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
         warnings.warn(f"skipped {len(skipped)} of {len(files)} files, not readable images: {names}", stacklevel=3)
         images, labels = images[readable], labels[readable]
@@ -140,11 +147,6 @@ def _read_flowers(root, height, width, split_seed):
 
 def _list_images(root):
     """[(class name, path), ...], sorted by name wherever it runs; a dangling link counts as a file."""
-    if not root.is_dir():
-        raise UserError(
-            f"{root} is not a folder: expected one with a sub-folder of images for each class."
-            " Name it with --data-root, or ask for the procedural stand-in with --data synthetic"
-        )
     found = []
     for folder in sorted(root.iterdir(), key=lambda path: path.name):
         if folder.is_dir() and not folder.name.startswith("."):

@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
+FLOWERS_ROOT = "./flowers"  # below PROJECT; any other root is taken as it stands
 
 
 class UserError(ValueError):
@@ -34,7 +35,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", choices=["auto", "real", "synthetic"], default="auto", help="auto: real if there, else synthetic"
     )
-    group.add_argument("--data-root", metavar="DIR", default="./flowers", help="one sub-folder of images a class")
+    group.add_argument("--data-root", metavar="DIR", default=FLOWERS_ROOT, help="one sub-folder of images a class")
     group.add_argument(
         "--output-root", metavar="DIR", type=Path, default=PROJECT, help="where models/ and vis/ are written"
     )
@@ -139,7 +140,9 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
         reason = str(error).partition("\n")[0]
         problem = f"is not a readable checkpoint ({type(error).__name__}: {reason})"
         raise UserError(f"{path} {problem}; make it anew with `{made_by}`") from None
-    missing = {"model", "config", "state_dict", "data"}.difference(checkpoint if isinstance(checkpoint, dict) else ())
+    missing = {"model", "config", "data", "settings", "state_dict", "history"}.difference(
+        checkpoint if isinstance(checkpoint, dict) else ()
+    )
     if missing:
         raise UserError(f"{path} is not a checkpoint of this project: it has no {', '.join(sorted(missing))}")
     return checkpoint

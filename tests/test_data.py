@@ -169,6 +169,8 @@ def test_a_long_list_of_unreadable_files_is_counted(tmp_path):
 def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="nowhere is not a folder.*--data-root.*--data synthetic"):
         load_all(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        load_all(tmp_path / "nowhere", data="synthetic")
     with pytest.raises(UserError, match="0 image.*sub-folder a class"):
         load_all(tmp_path)
     save_class(tmp_path / "rose", 1)

@@ -124,7 +124,7 @@ def test_ctrl_c_in_an_epoch_costs_that_epoch_alone(tmp_path):
 def test_resume_never_makes_the_best_model_worse(tmp_path):
     train(tmp_path, [0.2, 0.5], "--epochs", "2")
     train(tmp_path, [0.2, 0.5, 0.4], "--epochs", "3", "--resume")
-    assert (best(tmp_path)["epoch"], best(tmp_path)["valid_loss"]) == (1, 0.2)
+    assert (best(tmp_path)["epoch"], best(tmp_path)["valid_loss"]) == (1, pytest.approx(0.2))
 
 
 def test_resume_of_a_finished_run_changes_nothing(tmp_path, capsys):
@@ -177,7 +177,13 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path):
     assert os.listdir(path.parent) == ["file.bin"]
 
 
-CHECKPOINT = {"model": "Toy", "config": {"size": [1, 2]}, "data": {"name": "x"}, "seed": 0, "loss": 0.5}
+CHECKPOINT = {
+    "model": "Toy",
+    "config": {"size": [1, 2]},
+    "data": {"name": "x"},
+    "settings": {},
+    "history": [{"a": 0.5}],
+}
 
 
 def test_a_pickle_opens_anywhere(tmp_path):
@@ -234,7 +240,7 @@ def test_a_damaged_file_is_one_line(tmp_path, suffix):
 def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     for content in ({"model": "Toy"}, [1, 2], 3):
         save_checkpoint(tmp_path / "a.pkl", content)
-        with pytest.raises(UserError, match="not a checkpoint of this project: it has no config, data"):
+        with pytest.raises(UserError, match="not a checkpoint of this project: it has no config, data, history"):
             load_checkpoint(tmp_path / "a.pkl", made_by="test")
     with pytest.raises(UserError, match="does not exist; make it with `python train.py`"):
         load_checkpoint(tmp_path / "b.pkl", made_by="python train.py")
