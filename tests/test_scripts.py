@@ -139,7 +139,7 @@ def test_the_picture_shows_the_loss_of_the_log(trained, tiny_flowers, monkeypatc
     best = float(re.search(r"Best Valid Loss: (\S+)", result.stdout)[1])
     assert errors["valid"] == pytest.approx(best, abs=1e-6)
     assert titles[0].startswith("MLPAE, epoch 4: train split of flowers\n")
-    assert titles[1].endswith(f"mean squared error {best:.4f}")
+    assert titles[1].endswith(f"mean squared error {errors['valid']:.4f}")
 
 
 def test_pictures_of_other_data_than_the_model_was_trained_on_say_so(trained, monkeypatch, capsys):
