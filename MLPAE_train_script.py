@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 
 from autograd import MSE, Graph, Linear, ReLU, Sigmoid
-from training import UserError, add_data_flags, add_training_flags, fit, run_script, seed_everything
+from training import FLOWERS_ROOT, UserError, add_data_flags, add_training_flags, fit, run_script, seed_everything
 
 NAME = "MLPAE"
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule: x 0.9 every 5 epochs
@@ -99,7 +99,7 @@ def main(argv=None):
     from visualization import plot_losses
 
     torch.set_num_threads(1)  # it only slices batches; with threads of its own it fights NumPy's for the cores
-    loaders = create_flower_dataloaders(args.batch_size, args.data_root, data=args.data)
+    loaders = create_flower_dataloaders(args.batch_size, args.data_root or FLOWERS_ROOT, data=args.data)
     train_set = loaders[0].dataset
     print("Data:", describe(*loaders), flush=True)
 

@@ -40,7 +40,7 @@ class ImageDataset(Dataset):
 
 def create_flower_dataloaders(
     batch_size: int,
-    root: str = FLOWERS_ROOT,
+    root: str | Path = FLOWERS_ROOT,
     img_width: int = 24,
     img_height: int = 24,
     data: str = "auto",
@@ -129,7 +129,7 @@ def _read_flowers(root, height, width, split_seed):
             try:
                 images[i] = _decode(files[i][1], height, width)
             except Exception as error:  # a damaged file can make Pillow raise almost anything
-                problems[i] = f"{files[i][1]} ({error})"
+                problems[i] = f"{files[i][1]} ({type(error).__name__})"
 
     threads = os.cpu_count()  # Pillow decodes outside the interpreter's lock
     with ThreadPoolExecutor(threads) as pool:
@@ -180,6 +180,8 @@ def _decode(path, height, width):
 
 def _to_rgb(image):
     """Any mode to RGB: 16 bits are scaled, not clipped, and what is transparent becomes white."""
+    if image.mode == "F":
+        raise ValueError("floating-point images have no fixed range of values")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
-FLOWERS_ROOT = "./flowers"  # below PROJECT; any other root is taken as it stands
+FLOWERS_ROOT = "./flowers"  # below PROJECT, wherever a script is called from
 
 
 class UserError(ValueError):
@@ -35,7 +35,9 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data", choices=["auto", "real", "synthetic"], default="auto", help="auto: real if there, else synthetic"
     )
-    group.add_argument("--data-root", metavar="DIR", default=FLOWERS_ROOT, help="one sub-folder of images a class")
+    group.add_argument(
+        "--data-root", metavar="DIR", type=Path, help=f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
+    )
     group.add_argument(
         "--output-root", metavar="DIR", type=Path, default=PROJECT, help="where models/ and vis/ are written"
     )
@@ -112,7 +114,7 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
     """Write plain Python values and NumPy arrays (.pkl) or tensors (.pth)."""
     with atomic_write(path) as file:
         if path.suffix == ".pkl":
-            pickle.dump(checkpoint, file, protocol=4)  # 4 is read by every Python 3 and NumPy
+            pickle.dump(checkpoint, file, protocol=4)  # 5 would shut out NumPy 1.26
         else:
             import torch
 
@@ -149,19 +151,58 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Pickles name the functions that rebuild their objects; only those of a NumPy array are let through."""
+    """Reads plain Python values and arrays. A pickle names the functions that rebuild its objects, with any arguments
+    it likes; NumPy's own would build arrays of pointers from bytes, so stand-ins of ours take their place."""
 
-    ALLOWED = {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "_reconstruct"),  # NumPy 1
-    }
+    def load(self):
+        return _unwrap(super().load())
 
     def find_class(self, module, name):
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+        if (module, name) == ("numpy", "dtype"):
+            return _DType
+        if (module, name) == ("numpy", "ndarray") or (module.startswith("numpy.") and name == "_reconstruct"):
+            return _Array
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+class _DType:
+    """What a pickle says of a dtype: its kind and size, then (by __setstate__) its byte order."""
+
+    def __init__(self, name, *_):
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+    def checked(self):
+        if self.name not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"):
+            raise pickle.UnpicklingError(f"it holds an array of {self.name}")
+        return np.dtype(self.name).newbyteorder(self.order)
+
+
+class _Array:
+    """What a pickle says of an array; the array is made from its bytes alone."""
+
+    def __init__(self, *_):
+        self.array = None
+
+    def __setstate__(self, state):
+        _, shape, dtype, is_fortran, data = state
+        if not isinstance(data, bytes):
+            raise pickle.UnpicklingError("it holds an array of objects")
+        order = "F" if is_fortran else "C"
+        self.array = np.ndarray(shape, dtype.checked(), data, order=order).copy(order)
+
+
+def _unwrap(value):
+    """Put the arrays into the place of their stand-ins."""
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, dict):
+        return {key: _unwrap(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_unwrap(item) for item in value)
+    return value
 
 
 # ---------------------------------------------------------------- training
@@ -198,9 +239,10 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
     def save_last():
         save_checkpoint(last_path, {**about, **state(), "history": history})
 
-    _log("Settings: " + ", ".join(f"{name} {value}" for name, value in vars(args).items() if name != "output_root"))
+    shown = {name: value for name, value in vars(args).items() if name != "output_root" and value is not None}
+    _log("Settings: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     if args.resume:
-        history = _resume(last_path, about["settings"], load_state)
+        history = _resume(last_path, best_path, about["settings"], load_state)
     if not history:
         save_last()  # from now on --resume means this run
 
@@ -212,17 +254,16 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
             train = _mean(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
             valid = _mean(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
             parts = (("train", train), ("valid", valid))
-            losses = {f"{part}_{name}": means[name] for name in train for part, means in parts}
-            history.append({"epoch": epoch, **losses})
-            improved = _stale(history) == 0
-            if improved:
+            history.append(
+                {"epoch": epoch, **{f"{part}_{name}": means[name] for name in train for part, means in parts}}
+            )
+            if _stale(history) == 0:
                 best = {**about, "state_dict": state()["state_dict"], **history[-1], "history": history}
                 save_checkpoint(best_path, best)
+            _log_epoch(history)
             save_last()
-            fields = [f"{key.replace('_', ' ').title()}: {value:.6f}" for key, value in losses.items()]
-            _log(", ".join([f"Epoch: {epoch}", *fields]) + (" *" if improved else ""))
 
-    best = load_checkpoint(best_path, made_by="the same command without --resume")
+    best = load_checkpoint(best_path, made_by="a new training run")
     save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
     if len(history) < args.epochs:
         print(f"stopped early: {args.patience} validations without a better loss", file=sys.stderr)
@@ -240,7 +281,7 @@ def _mean(step, loader, where, bar):
         if not math.isfinite(metrics["loss"]):
             raise UserError(f"{where}, batch {number}: the loss is {metrics['loss']}; try a smaller --lr")
         for name, value in metrics.items():
-            totals[name] = totals.get(name, 0.0) + value * len(images)
+            totals[name] = totals.get(name, 0.0) + float(value) * len(images)
         samples += len(images)
         bar.set_postfix_str(f"{where}, loss {metrics['loss']:.4f}", refresh=False)
         bar.update()
@@ -260,17 +301,28 @@ def _settings(args, about):
     return {**flags, **about["config"], "data": f"{about['data']['name']} {about['data']['fingerprint']}"}
 
 
-def _resume(path, settings, load_state):
-    """Load the last state and return its history, or [] where there is none."""
+def _log_epoch(history):
+    """The log's line of the last epoch of the history."""
+    epoch, *losses = history[-1].items()
+    fields = [f"{key.replace('_', ' ').title()}: {value:.6f}" for key, value in losses]
+    _log(", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if _stale(history) == 0 else ""))
+
+
+def _resume(path, best_path, settings, load_state):
+    """Load the last state, log its epochs again, and return its history, or [] where there is none."""
     if not path.exists():
         print(f"--resume: there is no {path}; starting from the beginning", file=sys.stderr)
         return []
-    last = load_checkpoint(path, made_by="the same command without --resume")
+    last = load_checkpoint(path, made_by="a new training run")
     before = last["settings"]
     different = [f"{k} was {before.get(k)}, now {v}" for k, v in settings.items() if before.get(k) != v]
     if different:
         raise UserError(f"cannot resume {path}: {'; '.join(different)}. Use the same, or leave out --resume")
+    if last["history"] and not best_path.exists():
+        raise UserError(f"cannot resume {path}: {best_path.name} is missing beside it. Leave out --resume")
     load_state(last)
+    for epoch in range(len(last["history"])):
+        _log_epoch(last["history"][: epoch + 1])
     return last["history"]
 
 

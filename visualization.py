@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from training import add_data_flags, atomic_write, load_checkpoint, run_script
+from training import FLOWERS_ROOT, UserError, add_data_flags, atomic_write, load_checkpoint, run_script
 
 COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
 
@@ -23,7 +23,7 @@ def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, pat
     rows = [part[start : start + columns] for start in starts for part in (originals, reconstructions)]
     labels = ["original", "reconstruction"] * len(starts)
     height, width = originals.shape[2:]
-    figure, axes = _figure(1.4 + 0.8 * columns, 0.7 + 0.8 * len(rows) * height / width)
+    figure, axes = _figure(max(7, 1.4 + 0.8 * columns), 0.7 + 0.8 * len(rows) * height / width)
     axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)
     axes.set_xticks([])
@@ -78,8 +78,13 @@ def load_mlpae(output_root):
 
     path = output_root / "models" / "BestModel_MLPAE.pkl"
     checkpoint = load_checkpoint(path, made_by="python MLPAE_train_script.py")
-    model = build_autoencoder(*checkpoint["config"]["image_size"])
-    set_weights(model, checkpoint["state_dict"])
+    try:
+        model = build_autoencoder(*checkpoint["config"]["image_size"])
+        set_weights(model, checkpoint["state_dict"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} does not describe an MLPAE ({error}); make it anew with `python MLPAE_train_script.py`"
+        ) from None
     return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
 
 
@@ -96,7 +101,9 @@ def main(argv=None):
 
     trained = checkpoint["data"]
     height, width = checkpoint["config"]["image_size"]
-    loaders = create_flower_dataloaders(256, args.data_root, width, height, args.data, trained["split_seed"])
+    loaders = create_flower_dataloaders(
+        256, args.data_root or FLOWERS_ROOT, width, height, args.data, trained["split_seed"]
+    )
     shown = loaders[0].dataset.info
     source = shown["name"]
     if shown["fingerprint"] != trained["fingerprint"]:

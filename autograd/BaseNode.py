@@ -4,11 +4,11 @@ import numpy as np
 
 
 class Node:
-    """One differentiable function Y = f(X; params), where X and Y hold one sample a row: (B, features).
+    """One differentiable function Y = f(X; params) of arrays of floats, one sample a row: (B, features).
 
-    `forward` remembers in `cache` what `backward` needs. `backward` takes dL/dY, the gradient of the
-    loss L with respect to the output, returns dL/dX, and overwrites `grad`, the list of dL/dparam
-    that stands beside `params`.
+    `forward` remembers in `cache` what `backward` needs: not copies, so leave X and Y as they are in
+    between. `backward` takes dL/dY, the gradient of the loss L with respect to the output, returns
+    dL/dX, and overwrites `grad`, the list of dL/dparam that stands beside `params`.
     """
 
     def __init__(self, *params: np.ndarray):

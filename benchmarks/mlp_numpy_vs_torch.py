@@ -94,9 +94,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--turns", type=positive_int, default=15)
-    parser.add_argument("--threads", type=positive_int, default=torch.get_num_threads(), help="of PyTorch")
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     seed_everything(0)
     loaders = create_flower_dataloaders(args.batch_size)
     batches = [images for images, _ in loaders[0] if len(images) == args.batch_size]
@@ -113,7 +111,9 @@ def main(argv=None):
     ratio = statistics.median(ratios)
     peak = matmul_peak()
     limit = step_flops(model, args.batch_size) / peak
-    print(f"batch {args.batch_size}, {args.threads} threads, {args.turns} turns of {len(batches)} steps")
+    print(
+        f"batch {args.batch_size}, {torch.get_num_threads()} threads each, {args.turns} turns of {len(batches)} steps"
+    )
     print(f"matrix-multiply peak {peak / 1e9:.0f} GFLOP/s; a step's arithmetic at that speed {limit * 1e3:.2f} ms")
     for name, seconds, losses in (("NumPy", t_numpy, loss_numpy), ("torch", t_torch, loss_torch)):
         median = statistics.median(seconds)

@@ -141,6 +141,15 @@ def test_every_kind_of_image_comes_out_as_rgb(tmp_path, name, image, options, ex
     np.testing.assert_allclose(images[0, :, 12, 6] * 255, expected, atol=3)
 
 
+def test_images_are_made_smaller_without_aliasing(tmp_path):
+    (tmp_path / "rose").mkdir()
+    checkerboard = (np.indices((240, 240)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(checkerboard).save(tmp_path / "rose" / name)
+    images, _ = load_all(tmp_path)
+    np.testing.assert_allclose(images, 0.5, atol=0.02)
+
+
 def test_unreadable_files_are_skipped_with_one_warning(tmp_path):
     save_class(tmp_path / "flower", 6)
     whole = (tmp_path / "flower" / "0.png").read_bytes()
@@ -163,6 +172,13 @@ def test_a_long_list_of_unreadable_files_is_counted(tmp_path):
     for number in range(30):
         (tmp_path / "flower" / f"bad{number}.jpg").touch()
     with pytest.warns(UserWarning, match="skipped 30 of 32 files.* and 25 more"):
+        load_all(tmp_path)
+
+
+def test_an_image_without_a_range_of_values_is_skipped(tmp_path):
+    save_class(tmp_path / "rose", 2)
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "rose" / "float.tif")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 files.*float.tif \(ValueError\)"):
         load_all(tmp_path)
 
 
