@@ -124,10 +124,10 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
 def load_checkpoint(path: Path, made_by: str) -> dict:
     """Read what `save_checkpoint` wrote, without running any code that a hostile file may hold.
 
-    made_by: the command that makes the file, for the error message. Raises UserError.
+    made_by: what makes the file, for the error message. Raises UserError.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist; make it with `{made_by}`")
+        raise UserError(f"{path} does not exist; make it with {made_by}")
     try:
         with open(path, "rb") as file:
             if path.suffix == ".pkl":
@@ -141,7 +141,7 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
     except Exception as error:  # a damaged file can make the readers raise almost anything
         reason = str(error).partition("\n")[0]
         problem = f"is not a readable checkpoint ({type(error).__name__}: {reason})"
-        raise UserError(f"{path} {problem}; make it anew with `{made_by}`") from None
+        raise UserError(f"{path} {problem}; make it anew with {made_by}") from None
     missing = {"model", "config", "data", "settings", "state_dict", "history"}.difference(
         checkpoint if isinstance(checkpoint, dict) else ()
     )
@@ -239,8 +239,8 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
     def save_last():
         save_checkpoint(last_path, {**about, **state(), "history": history})
 
-    shown = {name: value for name, value in vars(args).items() if name != "output_root" and value is not None}
-    _log("Settings: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+    shown = [f"{k} {v}" for k, v in vars(args).items() if k not in ("output_root", "resume") and v is not None]
+    _log(f"Settings: {', '.join(shown)}")
     if args.resume:
         history = _resume(last_path, best_path, about["settings"], load_state)
     if not history:

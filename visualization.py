@@ -77,7 +77,7 @@ def load_mlpae(output_root):
     from MLPAE_train_script import build_autoencoder, flatten, set_weights
 
     path = output_root / "models" / "BestModel_MLPAE.pkl"
-    checkpoint = load_checkpoint(path, made_by="python MLPAE_train_script.py")
+    checkpoint = load_checkpoint(path, made_by="`python MLPAE_train_script.py`")
     try:
         model = build_autoencoder(*checkpoint["config"]["image_size"])
         set_weights(model, checkpoint["state_dict"])

@@ -100,7 +100,7 @@ def test_ctrl_c_is_status_130_and_resume_ends_with_the_same_weights(tiny_flowers
         epochs = len(pickle.load(file)["history"]) + 3
     resumed = run("MLPAE_train_script.py", *argv, epochs, "--output-root", tmp_path / "stopped", "--resume")
     whole = run("MLPAE_train_script.py", *argv, epochs, "--output-root", tmp_path / "whole")
-    assert resumed.stdout.replace("resume True", "resume False") == whole.stdout
+    assert resumed.stdout == whole.stdout
     for name in ("BestModel_MLPAE.pkl", "LastModel_MLPAE.pkl"):
         found, expected = weights(tmp_path / "stopped", name), weights(tmp_path / "whole", name)
         for one, other in zip(found, expected, strict=True):

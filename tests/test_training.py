@@ -171,7 +171,7 @@ def test_the_log_of_a_resumed_run_is_whole(tmp_path, capsys):
     train(tmp_path / "parts", [0.5, 0.6], "--epochs", "2")
     capsys.readouterr()
     train(tmp_path / "parts", [0.5, 0.6, 0.4], "--epochs", "3", "--resume")
-    assert capsys.readouterr().out.replace("resume True", "resume False") == expected
+    assert capsys.readouterr().out == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -247,7 +247,7 @@ def test_a_hostile_file_runs_no_code(tmp_path, suffix):
     path = tmp_path / f"hostile{suffix}"
     save_checkpoint(path, {**CHECKPOINT, "state_dict": Hostile(tmp_path / "was here")})
     with pytest.raises(UserError, match="not a readable checkpoint.*python train.py"):
-        load_checkpoint(path, made_by="python train.py")
+        load_checkpoint(path, made_by="`python train.py`")
     assert not (tmp_path / "was here").exists()
 
 
@@ -285,7 +285,7 @@ def test_a_damaged_file_is_one_line(tmp_path, suffix):
     for content in (b"", b"text", whole[: len(whole) // 2], whole[1:]):
         path.write_bytes(content)
         with pytest.raises(UserError) as error:
-            load_checkpoint(path, made_by="python train.py")
+            load_checkpoint(path, made_by="`python train.py`")
         assert "\n" not in str(error.value)
         assert str(path) in str(error.value)
 
@@ -296,7 +296,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
         with pytest.raises(UserError, match="not a checkpoint of this project: it has no config, data, history"):
             load_checkpoint(tmp_path / "a.pkl", made_by="test")
     with pytest.raises(UserError, match="does not exist; make it with `python train.py`"):
-        load_checkpoint(tmp_path / "b.pkl", made_by="python train.py")
+        load_checkpoint(tmp_path / "b.pkl", made_by="`python train.py`")
 
 
 @pytest.mark.parametrize(
