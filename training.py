@@ -253,10 +253,7 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
             seed_everything(args.seed, epoch)
             train = _mean(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
             valid = _mean(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
-            parts = (("train", train), ("valid", valid))
-            history.append(
-                {"epoch": epoch, **{f"{part}_{name}": means[name] for name in train for part, means in parts}}
-            )
+            history.append(_row(epoch, train, valid))
             if _stale(history) == 0:
                 best = {**about, "state_dict": state()["state_dict"], **history[-1], "history": history}
                 save_checkpoint(best_path, best)
@@ -286,6 +283,14 @@ def _mean(step, loader, where, bar):
         bar.set_postfix_str(f"{where}, loss {metrics['loss']:.4f}", refresh=False)
         bar.update()
     return {name: total / samples for name, total in totals.items()}
+
+
+def _row(epoch, train, valid):
+    """A row of the history, in the order of the log."""
+    row = {"epoch": epoch}
+    for name in train:
+        row |= {f"train_{name}": train[name], f"valid_{name}": valid[name]}
+    return row
 
 
 def _stale(history):
