@@ -43,6 +43,8 @@ def plot_losses(history: list[dict], path, model: str, data: dict, unit: str = "
     label = f"best: {best['valid_loss']:.4f} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
     axes.set(title=f"{model} on {data['name']}", xlabel="epoch", ylabel=unit)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
     axes.legend()
     _save(figure, path)
