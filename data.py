@@ -57,21 +57,23 @@ def create_flower_dataloaders(
     """
     if data not in ("auto", "real", "synthetic"):
         raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
-    folder = PROJECT / root if root == FLOWERS_ROOT else Path(root)
-    if not folder.is_dir() and (data == "real" or root != FLOWERS_ROOT):
+    by_hand = root != FLOWERS_ROOT
+    folder = Path(root) if by_hand else PROJECT / root
+    if data == "auto" and not by_hand and not os.path.lexists(folder):  # a dangling link is a mistake, said below
+        warnings.warn(f"there are no photographs in {FLOWERS_ROOT}: procedural flowers stand in", stacklevel=2)
+        data = "synthetic"
+    if not folder.is_dir() and (by_hand or data != "synthetic"):
         raise UserError(
             f"{folder} is not a folder: expected one with a sub-folder of images for each class."
-            " Name it with --data-root, or ask for the procedural stand-in with --data synthetic"
+            " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"
         )
-    if data == "auto":
-        data = "real" if folder.is_dir() else "synthetic"
-    if data == "real":
-        images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
-    else:
+    if data == "synthetic":
         images, labels, classes = _draw_flowers(img_height, img_width, split_seed)
+    else:
+        images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
 
     info = {
-        "name": "flowers" if data == "real" else "synthetic flowers",
+        "name": "synthetic flowers" if data == "synthetic" else "flowers",
         "classes": list(classes),
         "images": len(images),
         "image_size": [img_height, img_width],

@@ -88,7 +88,7 @@ def run_script(main) -> None:
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("stopped; a training run goes on from its last finished epoch with --resume", file=sys.stderr)
+        print("stopped; if it was training, --resume goes on from the last finished epoch", file=sys.stderr)
         sys.exit(130)
 
 
@@ -263,7 +263,7 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
     best = load_checkpoint(best_path, made_by="a new training run")
     save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
     if len(history) < args.epochs:
-        print(f"stopped early: {args.patience} validations without a better loss", file=sys.stderr)
+        print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
     print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     name = best_path.relative_to(args.output_root).as_posix()
     _log(f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {name}")

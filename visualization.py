@@ -43,6 +43,7 @@ def plot_losses(history: list[dict], path, model: str, data: dict, unit: str = "
     label = f"best: {best['valid_loss']:.4f} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
     axes.set(title=f"{model} on {data['name']}", xlabel="epoch", ylabel=unit)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
@@ -95,7 +96,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description="Show what a trained model reconstructs.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", choices=["MLPAE"], required=True, help="which model's checkpoint to show")
+    parser.add_argument(
+        "--model", choices=["MLPAE"], required=True, default=argparse.SUPPRESS, help="which model's checkpoint to show"
+    )
     add_data_flags(parser)
     args = parser.parse_args(argv)
     reconstruct, checkpoint = load_mlpae(args.output_root)
@@ -109,8 +112,8 @@ def main(argv=None):
     shown = loaders[0].dataset.info
     source = shown["name"]
     if shown["fingerprint"] != trained["fingerprint"]:
-        source += f" (trained on other images: {trained['name']})"
-        print(f"note: {args.model} was trained on other images than these: {trained['name']}", file=sys.stderr)
+        source += f" (not the images it was trained on: {trained['name']})"
+        print(f"note: these are not the images that {args.model} was trained on: {trained['name']}", file=sys.stderr)
 
     errors, vis, count = {}, args.output_root / "vis", COLUMNS * BLOCKS
     for split, loader in zip(("train", "valid"), loaders, strict=True):
@@ -118,7 +121,7 @@ def main(argv=None):
         originals, reconstructions = images.numpy(), reconstruct(images)
         errors[split] = float(np.mean((reconstructions - originals) ** 2))
         title = f"{args.model}, epoch {checkpoint['epoch']}: {split} split of {source}"
-        title += f"\nmean squared error {errors[split]:.4f}"
+        title += f"\nmean squared error of the whole split {errors[split]:.4f}"
         path = vis / f"{split}_{args.model}.png"
         plot_reconstructions(originals[:count], reconstructions[:count], path, title)
     plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", args.model, trained)

@@ -209,13 +209,17 @@ def test_two_images_are_one_to_train_on_and_one_to_validate_on(tmp_path):
 
 def test_the_stand_in_is_used_where_there_are_no_photographs_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "PROJECT", tmp_path)
-    loaders = create_flower_dataloaders(16)
+    with pytest.warns(UserWarning, match="no photographs in ./flowers: procedural flowers stand in"):
+        loaders = create_flower_dataloaders(16)
     info = loaders[0].dataset.info
     assert info["name"] == "synthetic flowers"
     assert "stand-in" in describe(*loaders)
     assert (info["images"], info["image_size"]) == (3000, [24, 24])
     with pytest.raises(UserError, match="is not a folder"):
         create_flower_dataloaders(16, data="real")
+    (tmp_path / "flowers").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="flowers is not a folder"):
+        create_flower_dataloaders(16)
 
 
 def test_the_folder_of_the_project_is_the_default_wherever_it_is_called_from(tmp_path, monkeypatch):

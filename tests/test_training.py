@@ -95,7 +95,7 @@ def test_patience_counts_validations_without_a_better_loss(tmp_path, capsys):
     assert best(tmp_path)["epoch"] == 2
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].startswith("Best Valid Loss: 0.400000 (epoch 2)")
-    assert "stopped early: 3 validations" in captured.err
+    assert "stopped early: no better validation loss within --patience 3" in captured.err
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])
