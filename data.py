@@ -1,7 +1,9 @@
 """The data sets as DataLoaders; the only file that knows folders and splits.
 
-train_loader, valid_loader = create_flower_dataloaders(batch_size=16)
-for images, labels in train_loader:     # float32 (16, 3, 24, 24) in [0, 1], int64 (16,)
+    train_loader, valid_loader = create_flower_dataloaders(batch_size=16)
+    for images, labels in train_loader:     # float32 (16, 3, 24, 24) in [0, 1], int64 (16,)
+
+Images are decoded once and held as uint8; batches are sliced from them.
 """
 
 import hashlib
@@ -84,26 +86,21 @@ def create_flower_dataloaders(
     cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
     train = ImageDataset(images[:cut], labels[:cut], info)
     valid = ImageDataset(images[cut:], labels[cut:], info)
-    return _loader(train, batch_size, RandomSampler(train)), _loader(
-        valid, max(batch_size, VALID_BATCH), SequentialSampler(valid)
-    )
+    train_loader = _loader(train, batch_size, RandomSampler(train))
+    valid_loader = _loader(valid, max(batch_size, VALID_BATCH), SequentialSampler(valid))
+    return train_loader, valid_loader
 
 
 def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     """The log's `Data:` line."""
     info = train_loader.dataset.info
     height, width = info["image_size"]
-    standin = ", a procedural stand-in for the photographs" if is_standin(info) else ""
+    standin = ", a procedural stand-in for the photographs" if info["name"].startswith("synthetic") else ""
     return (
         f"{info['name']}{standin}, {info['images']} images of {len(info['classes'])} classes"
         f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"
         f" {len(valid_loader.dataset)} valid, split seed {info['split_seed']}, fingerprint {info['fingerprint']}"
     )
-
-
-def is_standin(info: dict) -> bool:
-    """Whether a checkpoint's or a data set's `data` entry speaks of procedural images."""
-    return info["name"].startswith("synthetic")
 
 
 def _loader(dataset, batch_size, sampler):

@@ -79,15 +79,13 @@ def load_mlpae(output_root):
     """(reconstruct, checkpoint), where reconstruct maps a tensor (B, 3, H, W) to an array of that shape."""
     from MLPAE_train_script import build_autoencoder, flatten, set_weights
 
-    path = output_root / "models" / "BestModel_MLPAE.pkl"
-    checkpoint = load_checkpoint(path, made_by="`python MLPAE_train_script.py`")
+    path, made_by = output_root / "models" / "BestModel_MLPAE.pkl", "`python MLPAE_train_script.py`"
+    checkpoint = load_checkpoint(path, made_by)
     try:
         model = build_autoencoder(*checkpoint["config"]["image_size"])
         set_weights(model, checkpoint["state_dict"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} does not describe an MLPAE ({error}); make it anew with `python MLPAE_train_script.py`"
-        ) from None
+        raise UserError(f"{path} does not describe an MLPAE ({error}); make it anew with {made_by}") from None
     return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
 
 

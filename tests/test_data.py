@@ -172,14 +172,16 @@ def test_a_long_list_of_unreadable_files_is_counted(tmp_path):
     for number in range(30):
         (tmp_path / "flower" / f"bad{number}.jpg").touch()
     with pytest.warns(UserWarning, match="skipped 30 of 32 files.* and 25 more"):
-        load_all(tmp_path)
+        images, _ = load_all(tmp_path)
+    assert len(images) == 2
 
 
 def test_an_image_without_a_range_of_values_is_skipped(tmp_path):
     save_class(tmp_path / "rose", 2)
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "rose" / "float.tif")
     with pytest.warns(UserWarning, match=r"skipped 1 of 3 files.*float.tif \(ValueError\)"):
-        load_all(tmp_path)
+        images, _ = load_all(tmp_path)
+    assert len(images) == 2
 
 
 def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path):
