@@ -27,17 +27,22 @@ VALID_BATCH = 256  # without a backward pass large batches are faster, and the w
 class ImageDataset(Dataset):
     """Images held as one uint8 tensor; an index or a list of indices gives floats in [0, 1].
 
-    images: uint8 (N, C, H, W); labels: int64 (N,); info: what checkpoints say of the data (`data`).
+    images: uint8 (N, C, H, W); labels: int64 (N,); info: what checkpoints say of the data (`data`);
+    mirror: turn each image left to right with probability 1/2, anew each time.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, info: dict):
-        self.images, self.labels, self.info = images, labels, info
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, info: dict, mirror: bool = False):
+        self.images, self.labels, self.info, self.mirror = images, labels, info, mirror
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        return self.images[index] / 255, self.labels[index]
+        images = self.images[index]
+        if self.mirror:
+            mirrored = torch.rand(images.shape[:-3]) < 0.5
+            images = torch.where(mirrored[..., None, None, None], images.flip(-1), images)
+        return images / 255, self.labels[index]
 
 
 def create_flower_dataloaders(
@@ -47,6 +52,7 @@ def create_flower_dataloaders(
     img_height: int = 24,
     data: str = "auto",
     split_seed: int = 0,
+    mirror: bool = False,
 ) -> tuple[DataLoader, DataLoader]:
     """The flowers, 80 % to train on (shuffled anew each epoch) and 20 % to validate on (in fixed order).
 
@@ -54,7 +60,7 @@ def create_flower_dataloaders(
     beside the sub-folders and names that begin with a dot are passed over. data is "real", "synthetic"
     (the procedural stand-in) or "auto": the stand-in where the default root does not exist, else real.
     Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1] and int64 (B,), where B is
-    batch_size in training and at least 256 in validation.
+    batch_size in training and at least 256 in validation. mirror turns half of the training images left to right.
     Raises UserError where root is missing, holds no class, an empty class, or fewer than two images.
     """
     if data not in ("auto", "real", "synthetic"):
@@ -84,7 +90,7 @@ def create_flower_dataloaders(
     }
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
     cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
-    train = ImageDataset(images[:cut], labels[:cut], info)
+    train = ImageDataset(images[:cut], labels[:cut], info, mirror)
     valid = ImageDataset(images[cut:], labels[cut:], info)
     train_loader = _loader(train, batch_size, RandomSampler(train))
     valid_loader = _loader(valid, max(batch_size, VALID_BATCH), SequentialSampler(valid))

@@ -38,13 +38,18 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--data-root", metavar="DIR", type=Path, help=f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
     )
-    group.add_argument(
-        "--output-root", metavar="DIR", type=Path, default=PROJECT, help="where models/ and vis/ are written"
+    add_output_flag(group)
+
+
+def add_output_flag(parser) -> None:
+    """--output-root, for a parser or a group of flags."""
+    parser.add_argument(
+        "--output-root", metavar="DIR", type=Path, default=PROJECT, help="where models/ and vis/ are, or will be"
     )
 
 
-def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, batch_size: int, lr: float, patience: int):
-    """The flags of `fit`, with a script's own defaults."""
+def add_training_flags(parser: argparse.ArgumentParser, *, epochs, batch_size: int, lr, patience: int) -> None:
+    """The flags of `fit` with a script's own defaults; a dict is one that hangs on another flag (`choose_defaults`)."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", metavar="N", type=positive_int, default=epochs, help="most epochs to train")
     group.add_argument("--batch-size", metavar="N", type=positive_int, default=batch_size, help="images a step")
@@ -54,6 +59,35 @@ def add_training_flags(parser: argparse.ArgumentParser, *, epochs: int, batch_si
     )
     group.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the weights and the image order")
     group.add_argument("--resume", action="store_true", help="continue from models/LastModel_*")
+
+
+def add_torch_flags(parser: argparse.ArgumentParser) -> None:
+    """--device and --amp, for what PyTorch trains."""
+    group = parser.add_argument_group("hardware")
+    group.add_argument("--device", metavar="NAME", default="auto", help="cuda, mps or cpu; auto: the first there is")
+    group.add_argument("--amp", action="store_true", help="bfloat16 where it is precise enough, on any device")
+
+
+def choose_defaults(parser: argparse.ArgumentParser, args, flag: str, names: list[str]) -> None:
+    """Where a default is a dict {choice of flag: value}, put the value for the choice made."""
+    for name in names:
+        default = parser.get_default(name)
+        if getattr(args, name) is default:
+            setattr(args, name, default[getattr(args, flag)])
+
+
+def pick_device(name: str):
+    """The torch.device of --device. Raises UserError where this machine has none of that name."""
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which one depends on the build of PyTorch
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {name} does not work on this machine ({reason}); use --device cpu") from None
+    return torch.device(name)
 
 
 def natural_int(text: str) -> int:
@@ -218,7 +252,9 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
     torch.manual_seed(mixed)
 
 
-def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, load_state) -> list[dict]:
+def fit(
+    args, about: dict, suffix: str, loaders, train_step, valid_step, state, load_state, summary=lambda best: []
+) -> list[dict]:
     """Train to args.epochs, or until args.patience epochs in a row brought no better validation loss.
 
     about: what the checkpoints say beside the weights: model, config, data.
@@ -227,6 +263,7 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
     train_step(images, labels, epoch) takes one optimizer step -> {"loss": mean over the batch before it, ...}.
     valid_step(images, labels) -> the same, without a step.
     state() -> {"state_dict": weights, and all else that the next step depends on}; load_state(that dict).
+    summary(checkpoint of the best epoch) -> lines for the log before its last one.
     Returns the history, one dict an epoch: epoch, train_loss, valid_loss, ...
     Raises UserError where a loss is not finite, or where --resume does not fit.
     """
@@ -264,6 +301,8 @@ def fit(args, about: dict, suffix: str, loaders, train_step, valid_step, state, 
     save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
     if len(history) < args.epochs:
         print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
+    for line in summary(best):
+        _log(line)
     print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     name = best_path.relative_to(args.output_root).as_posix()
     _log(f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {name}")
@@ -280,7 +319,7 @@ def _mean(step, loader, where, bar):
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + float(value) * len(images)
         samples += len(images)
-        bar.set_postfix_str(f"{where}, loss {metrics['loss']:.4f}", refresh=False)
+        bar.set_postfix_str(f"{where}, loss {metrics['loss']:.4g}", refresh=False)
         bar.update()
     return {name: total / samples for name, total in totals.items()}
 
@@ -301,7 +340,7 @@ def _stale(history):
 
 def _settings(args, about):
     """What must be the same for --resume to go on as if it had never stopped."""
-    free = ("data", "data_root", "output_root", "epochs", "patience", "resume")
+    free = ("data", "data_root", "output_root", "epochs", "patience", "resume", "device")
     flags = {name: value for name, value in vars(args).items() if name not in free}
     return {**flags, **about["config"], "data": f"{about['data']['name']} {about['data']['fingerprint']}"}
 
@@ -309,7 +348,7 @@ def _settings(args, about):
 def _log_epoch(history):
     """The log's line of the last epoch of the history."""
     epoch, *losses = history[-1].items()
-    fields = [f"{key.replace('_', ' ').title()}: {value:.6f}" for key, value in losses]
+    fields = [f"{key.replace('_', ' ').title().replace('Kl', 'KL')}: {value:.6f}" for key, value in losses]
     _log(", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if _stale(history) == 0 else ""))
 
 

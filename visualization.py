@@ -1,8 +1,8 @@
 """Pictures of what a model has learnt: originals above reconstructions, and the loss curves.
 
-    python visualization.py --model MLPAE
+    python visualization.py --model MLPAE       # or AE, or VAE
 
-Writes vis/train_MLPAE.png, vis/valid_MLPAE.png and vis/loss_MLPAE.png. The model is rebuilt from its
+Writes vis/train_<M>.png, vis/valid_<M>.png and vis/loss_<M>.png. The model is rebuilt from its
 checkpoint alone. The only file that imports matplotlib; no display is needed.
 """
 
@@ -14,6 +14,12 @@ import numpy as np
 from training import FLOWERS_ROOT, UserError, add_data_flags, atomic_write, load_checkpoint, run_script
 
 COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
+BATCH = 256  # images to reconstruct at once
+LOSS_UNIT = {
+    "MLPAE": "mean squared error",
+    "AE": "mean squared error",
+    "VAE": "squared errors + KL, sum over 16 images",
+}
 
 
 def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, path, title: str) -> None:
@@ -33,16 +39,16 @@ def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, pat
     _save(figure, path)
 
 
-def plot_losses(history: list[dict], path, model: str, data: dict, unit: str = "mean squared error") -> None:
+def plot_losses(history: list[dict], path, model: str, data: dict) -> None:
     """The train and validation loss of each epoch, on a logarithmic scale, and where the best one is."""
     figure, axes = _figure(7, 4.5)
     epochs = [row["epoch"] for row in history]
     best = min(history, key=lambda row: row["valid_loss"])
     axes.semilogy(epochs, [row["train_loss"] for row in history], ".-", label="train")
     axes.semilogy(epochs, [row["valid_loss"] for row in history], ".-", label="validation")
-    label = f"best: {best['valid_loss']:.4f} in epoch {best['epoch']}"
+    label = f"best: {best['valid_loss']:.4g} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
-    axes.set(title=f"{model} on {data['name']}", xlabel="epoch", ylabel=unit)
+    axes.set(title=f"{model} on {data['name']}", xlabel="epoch", ylabel=LOSS_UNIT[model])
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
@@ -51,11 +57,46 @@ def plot_losses(history: list[dict], path, model: str, data: dict, unit: str = "
     _save(figure, path)
 
 
-def _figure(width, height):
+def plot_samples(images: np.ndarray, path, title: str) -> None:
+    """A grid of images (N, C, H, W) in [0, 1], as near to a square as full rows allow."""
+    count, (height, width) = len(images), images.shape[2:]
+    columns = min(COLUMNS, count)
+    rows = [images[start : start + columns] for start in range(0, count, columns)]
+    figure, axes = _figure(max(7, 0.8 * columns), 0.7 + 0.8 * len(rows) * height / width)
+    axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title)
+    _save(figure, path)
+
+
+def plot_latents(mu, log_var, path, title: str) -> None:
+    """What q(z|x) = N(mu, exp(log_var)) makes of the data, both tensors (N, D): the KL to N(0, 1) of each
+    dimension, and q(z), the mean of q(z|x) over the images (the aggregate posterior), against N(0, 1)."""
+    import torch
+
+    from VarAutoencoder import kl_divergence
+
+    kl = kl_divergence(mu, log_var).mean(dim=0).sort(descending=True).values.numpy()
+    figure, (left, right) = _figure(10, 4.5, columns=2)
+    left.bar(range(1, len(kl) + 1), kl, width=1.0)
+    left.set(title="KL of each latent dimension, sorted", xlabel="dimension", ylabel="nats per image")
+    z = torch.linspace(-4, 4, 81)
+    posteriors, prior = torch.distributions.Normal(mu, (0.5 * log_var).exp()), torch.distributions.Normal(0, 1)
+    aggregate = torch.stack([posteriors.log_prob(point).exp().mean(dim=0) for point in z])  # (81, D)
+    right.plot(z, aggregate, "C0", alpha=0.2, linewidth=0.7)
+    right.plot(z, aggregate.mean(dim=1), "C0", linewidth=2, label="mean of all dimensions")
+    right.plot(z, prior.log_prob(z).exp(), "k--", label="N(0, 1)")
+    right.set(title="aggregate posterior q(z), a thin line a dimension", xlabel="z", ylabel="density")
+    right.legend(loc="lower center")
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def _figure(width, height, columns=1):
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    return figure, figure.subplots()
+    return figure, figure.subplots(ncols=columns)
 
 
 def _save(figure, path):
@@ -79,14 +120,51 @@ def load_mlpae(output_root):
     """(reconstruct, checkpoint), where reconstruct maps a tensor (B, 3, H, W) to an array of that shape."""
     from MLPAE_train_script import build_autoencoder, flatten, set_weights
 
-    path, made_by = output_root / "models" / "BestModel_MLPAE.pkl", "`python MLPAE_train_script.py`"
-    checkpoint = load_checkpoint(path, made_by)
-    try:
+    def build(checkpoint):
         model = build_autoencoder(*checkpoint["config"]["image_size"])
         set_weights(model, checkpoint["state_dict"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not describe an MLPAE ({error}); make it anew with {made_by}") from None
+        return model
+
+    model, checkpoint = _rebuild("MLPAE", output_root, ".pkl", "MLPAE_train_script.py", build)
     return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
+
+
+def load_model(name: str, output_root):
+    """(model, checkpoint) of AE or VAE, the model on the CPU. Raises UserError."""
+    from train_script import build_model
+
+    def build(checkpoint):
+        model = build_model(name, checkpoint["config"])
+        model.load_state_dict(checkpoint["state_dict"])
+        return model
+
+    return _rebuild(name, output_root, ".pth", f"train_script.py --model {name}", build)
+
+
+def _rebuild(name, output_root, suffix, script, build):
+    """(build(checkpoint), checkpoint) of the best model of that name."""
+    path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}`"
+    checkpoint = load_checkpoint(path, made_by)
+    try:
+        return build(checkpoint), checkpoint
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} does not describe the model {name} ({reason}); make it anew with {made_by}") from None
+
+
+def load_reconstruction(name: str, output_root):
+    """(reconstruct, checkpoint) of any of the models; reconstruct maps a tensor (B, 3, H, W) to an array."""
+    if name == "MLPAE":
+        return load_mlpae(output_root)
+    import torch
+
+    model, checkpoint = load_model(name, output_root)
+
+    @torch.inference_mode()
+    def reconstruct(images):
+        return model.reconstruct(images).numpy()
+
+    return reconstruct, checkpoint
 
 
 def main(argv=None):
@@ -95,35 +173,44 @@ def main(argv=None):
         description="Show what a trained model reconstructs.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--model", choices=["MLPAE"], required=True, default=argparse.SUPPRESS, help="which model's checkpoint to show"
+        "--model", choices=list(LOSS_UNIT), required=True, default=argparse.SUPPRESS, help="whose checkpoint to show"
     )
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    reconstruct, checkpoint = load_mlpae(args.output_root)
+    reconstruct, checkpoint = load_reconstruction(args.model, args.output_root)
     from data import create_flower_dataloaders  # after the flags: PyTorch takes a second to load
 
     trained = checkpoint["data"]
-    height, width = checkpoint["config"]["image_size"]
-    loaders = create_flower_dataloaders(
-        256, args.data_root or FLOWERS_ROOT, width, height, args.data, trained["split_seed"]
-    )
+    height, width = trained["image_size"]
+    root, data = args.data_root or FLOWERS_ROOT, args.data
+    loaders = create_flower_dataloaders(256, root, width, height, data, trained["split_seed"])
     shown = loaders[0].dataset.info
     source = shown["name"]
     if shown["fingerprint"] != trained["fingerprint"]:
         source += f" (not the images it was trained on: {trained['name']})"
         print(f"note: these are not the images that {args.model} was trained on: {trained['name']}", file=sys.stderr)
 
-    errors, vis, count = {}, args.output_root / "vis", COLUMNS * BLOCKS
+    errors, vis = {}, args.output_root / "vis"
     for split, loader in zip(("train", "valid"), loaders, strict=True):
-        images = loader.dataset[:][0]
-        originals, reconstructions = images.numpy(), reconstruct(images)
-        errors[split] = float(np.mean((reconstructions - originals) ** 2))
+        originals, reconstructions, errors[split] = compare(reconstruct, loader.dataset)
         title = f"{args.model}, epoch {checkpoint['epoch']}: {split} split of {source}"
         title += f"\nmean squared error of the whole split {errors[split]:.4f}"
+        title += ", drawn from the mean of q(z|x)" if args.model == "VAE" else ""
         path = vis / f"{split}_{args.model}.png"
-        plot_reconstructions(originals[:count], reconstructions[:count], path, title)
+        plot_reconstructions(originals, reconstructions, path, title)
     plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", args.model, trained)
     return errors
+
+
+def compare(reconstruct, dataset):
+    """(originals, their reconstructions, mean squared error of the whole data set), the first two for the grid."""
+    shown, squared = [], 0.0
+    for start in range(0, len(dataset), BATCH):  # in batches: large images would not fit into memory at once
+        images = dataset[start : start + BATCH][0]
+        pair = images.numpy(), reconstruct(images)
+        squared += float(np.square(pair[1] - pair[0], dtype=np.float64).sum())
+        shown = shown or [part[: COLUMNS * BLOCKS] for part in pair]
+    return *shown, squared / (len(dataset) * images[0].numel())
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_more_figures_than_the_loss_follow_it_in_the_log(tmp_path, capsys):
     state = lambda: {"state_dict": {}}  # noqa: E731
     fit(args, ABOUT, ".pkl", (TRAIN, TRAIN), step, lambda x, y: step(x, y, 0), state, None)
     assert (
-        "Epoch: 1, Train Loss: 1.000000, Valid Loss: 1.000000, Train Kl: 0.250000, Valid Kl: 0.250000 *"
+        "Epoch: 1, Train Loss: 1.000000, Valid Loss: 1.000000, Train KL: 0.250000, Valid KL: 0.250000 *"
         in capsys.readouterr().out
     )
 

@@ -1,0 +1,99 @@
+"""The convolutional autoencoder of the flowers.
+
+    model = Autoencoder(encoding_dim=64)
+    reconstructions = model(images)         # (B, 3, 24, 24) in [0, 1] -> the same shape and range
+
+3xHxW -> 32xH/2xW/2 -> 64xH/4xW/4 -> 128xH/4xW/4 -> encoding_dim, and the same way back.
+"""
+
+import torch
+from torch import nn
+
+AE_ENCODING_DIM = 64
+
+
+class Autoencoder(nn.Module):
+    """Images (B, 3, img_height, img_width) in [0, 1] -> their reconstructions.
+
+    Raises ValueError where the height or the width is not a multiple of 4.
+    """
+
+    name = "AE"
+
+    def __init__(self, encoding_dim: int = AE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
+        super().__init__()
+        self.encoder = build_encoder(encoding_dim, img_height, img_width)
+        self.decoder = build_decoder(encoding_dim, img_height, img_width)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.encoder(images))
+
+    reconstruct = forward
+
+
+def build_encoder(code_dim: int, img_height: int, img_width: int) -> nn.Sequential:
+    """Images (B, 3, H, W) -> codes (B, code_dim)."""
+    height, width = _quarter(img_height, img_width)
+    encoder = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.ReLU(),  # (B, 32, H/2, W/2); after the pooling it gives the same as before, for a quarter of the work
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.MaxPool2d(2),
+        nn.ReLU(),  # (B, 64, H/4, W/4)
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.ReLU(),  # (B, 128, H/4, W/4)
+        nn.Flatten(),
+        nn.Linear(128 * height * width, code_dim),
+    )
+    initialise(encoder, last_gain=0.5)
+    with torch.no_grad():  # take mid-grey away, so that each unit is on for about half of the images
+        encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
+    return encoder
+
+
+def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
+    """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
+    height, width = _quarter(img_height, img_width)
+    decoder = nn.Sequential(
+        nn.Linear(encoding_dim, 128 * height * width),
+        nn.ReLU(),
+        nn.Unflatten(1, (128, height, width)),  # (B, 128, H/4, W/4)
+        nn.Conv2d(128, 64, 3, padding=1),
+        nn.ReLU(),  # (B, 64, H/4, W/4)
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(64, 32, 3, padding=1),
+        nn.ReLU(),  # (B, 32, H/2, W/2)
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(32, 3, 3, padding=1),
+        nn.Sigmoid(),  # (B, 3, H, W)
+    )
+    initialise(decoder, last_gain=0.1)
+    return decoder
+
+
+@torch.no_grad()
+def initialise(stack: nn.Sequential, last_gain: float) -> None:
+    """Start from layers that lose nothing: orthogonal weights (Saxe et al. 2014) in twins.
+
+    Each hidden channel gets a twin with the opposite weights, and the next layer subtracts the twin:
+    relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
+    2017). Biases are zero. The gain is √2, last_gain in the last layer.
+    What each of these is worth stands in benchmarks/README.md.
+    """
+    layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    for layer in layers:
+        twins_in, twins_out = layer is not layers[0], layer is not layers[-1]
+        rows, columns, *kernel = layer.weight.shape
+        block = torch.empty(rows // (1 + twins_out), columns // (1 + twins_in), *kernel)
+        nn.init.orthogonal_(block, 2**0.5 if twins_out else last_gain)
+        block = torch.cat([block, -block], dim=1) if twins_in else block
+        layer.weight.copy_(torch.cat([block, -block]) if twins_out else block)
+        layer.bias.zero_()
+
+
+def _quarter(img_height, img_width):
+    if min(img_height, img_width) < 4 or img_height % 4 or img_width % 4:
+        size = f"{img_height}x{img_width}"
+        raise ValueError(f"expected a height and a width that are multiples of 4, for two halvings, found {size}")
+    return img_height // 4, img_width // 4

@@ -1,0 +1,90 @@
+"""The variational autoencoder of the flowers: a convolutional autoencoder whose latent vectors can be drawn.
+
+model = VarAutoencoder(encoding_dim=64)
+reconstructions, mu, log_var = outputs = model(images)      # (B, 3, 24, 24), (B, 64), (B, 64)
+loss = VAE_loss_function(outputs, images)
+"""
+
+import torch
+from torch import nn
+
+from Autoencoder import build_decoder, build_encoder
+
+VAE_ENCODING_DIM = 64
+LOG_VAR_RANGE = (-10.0, 10.0)  # of the logarithm of a variance, so that exp neither overflows nor vanishes
+ACTIVE_VARIANCE = 0.01  # of mu over the images, above which a latent dimension counts as active
+LOG_VAR_START = -2.0  # less noise than N(0, 1) has, so that the first epochs learn the pictures
+
+
+class VarAutoencoder(nn.Module):
+    """q(z|x) = N(mu(x), diag(exp(log_var(x)))) and a decoder from z to images (Kingma & Welling 2014).
+
+    Raises ValueError where the height or the width is not a multiple of 4.
+    """
+
+    name = "VAE"
+
+    def __init__(self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
+        super().__init__()
+        self.encoder = build_encoder(2 * encoding_dim, img_height, img_width)  # mu and log_var side by side
+        self.decoder = build_decoder(encoding_dim, img_height, img_width)
+        with torch.no_grad():
+            self.encoder[-1].weight[encoding_dim:] = 0
+            self.encoder[-1].bias[encoding_dim:] = LOG_VAR_START
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) -> (reconstructions, mu, log_var).
+
+        z is sampled, in training and in evaluation alike: the loss that is trained and validated is the
+        one of sampled latent vectors, as the coursework states its target. Pictures use `reconstruct`.
+        """
+        mu, log_var = self.encode(images)
+        return self.decoder(reparameterise(mu, log_var)), mu, log_var
+
+    def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) -> mu and log_var of q(z|x), each (B, encoding_dim)."""
+        codes = self.encoder(images).to(images.dtype)  # autocast makes them bfloat16, too coarse for exp
+        mu, log_var = codes.chunk(2, dim=1)
+        return mu, log_var.clamp(*LOG_VAR_RANGE)
+
+    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
+        """The pictures drawn from the mean of q(z|x), without noise."""
+        return self.decoder(self.encode(images)[0])
+
+
+def reparameterise(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
+    """A sample of N(mu, exp(log_var)) through which gradients reach both (Kingma & Welling 2014, section 2.4)."""
+    return mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+
+
+def kl_divergence(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
+    """KL(N(mu, exp(log_var)) || N(0, 1)) of each latent dimension, in nats, of the shape of mu.
+
+    1/2 (mu^2 + exp(log_var) - 1 - log_var)       (Kingma & Welling 2014, appendix B)
+    """
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
+
+
+def VAE_loss_function(outputs, images: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
+    """The negative evidence lower bound, up to a constant, summed over the batch: a number.
+
+    sum over images of  ||x - x'||^2 + beta KL(q(z|x) || N(0, I))      (Kingma & Welling 2014, equation 10)
+
+    The squared error is -log p(x|z) of a Gaussian with variance 1/2 around the reconstruction x'. beta
+    other than 1 weighs the KL (Higgins et al. 2017). outputs: what `VarAutoencoder.forward` returns.
+    """
+    reconstructions, mu, log_var = outputs
+    return (reconstructions - images).square().sum() + beta * kl_divergence(mu, log_var).sum()
+
+
+@torch.no_grad()
+def encode_all(model: VarAutoencoder, loader) -> tuple[torch.Tensor, torch.Tensor]:
+    """mu and log_var, each (N, encoding_dim), of all images of a loader of (images, labels)."""
+    device = next(model.parameters()).device
+    mu, log_var = zip(*(model.encode(images.to(device)) for images, _ in loader), strict=True)
+    return torch.cat(mu).cpu(), torch.cat(log_var).cpu()
+
+
+def active_dimensions(mu: torch.Tensor) -> int:
+    """How many columns of mu (N, encoding_dim) tell images apart (Burda et al. 2016, section 5 and appendix C)."""
+    return int((mu.var(dim=0) > ACTIVE_VARIANCE).sum())
