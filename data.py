@@ -97,6 +97,27 @@ def create_flower_dataloaders(
     return train_loader, valid_loader
 
 
+def import_torchvision():
+    """torchvision, also beside a PyTorch that it was not built for.
+
+    A package index may serve a CUDA build of torchvision beside a CPU build of PyTorch. Importing it then fails,
+    because it describes operators (non-maximum suppression, for object detection) that its compiled part did not
+    register. Data sets and image transforms need none of them, so it is enough to declare that they exist.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "operator torchvision::nms does not exist" not in str(error):
+            raise
+        declarations = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            declarations.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision
+
+        torchvision.declarations = declarations  # they last as long as this object does
+    return torchvision
+
+
 def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     """The log's `Data:` line."""
     info = train_loader.dataset.info

@@ -34,7 +34,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description="Train AE or VAE on the flowers.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", choices=["AE", "VAE"], required=True, default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--model", choices=["AE", "VAE"], required=True, default=argparse.SUPPRESS, help="which one to train"
+    )
     group = parser.add_argument_group("model")
     group.add_argument("--encoding-dim", metavar="N", type=positive_int, default=64, help="length of the latent vector")
     group.add_argument(
@@ -45,9 +47,11 @@ def parse_args(argv=None):
         default=[24, 24],
         help="one number, or height and width",
     )
-    group.add_argument("--beta", metavar="X", type=positive_float, default=1.0, help="weight of the VAE's KL")
+    group.add_argument("--beta", metavar="X", type=positive_float, default=1.0, help="weight of the KL, for VAE")
     group = parser.add_argument_group("optimizer")
-    group.add_argument("--optimizer", choices=["sgd", "momentum", "adam"], default="adam", help="sgd: plain")
+    group.add_argument(
+        "--optimizer", choices=["sgd", "momentum", "adam"], default="adam", help="sgd is plain, adam is AdamW"
+    )
     group.add_argument(
         "--schedule",
         choices=["step", "one-cycle"],
@@ -68,6 +72,8 @@ def parse_args(argv=None):
     choose_defaults(parser, args, "optimizer", ["schedule", "lr"])
     if len(args.image_size) > 2:
         parser.error("argument --image-size: expected one number, or height and width")
+    if args.model == "AE" and args.beta != 1:
+        parser.error("argument --beta: AE has no KL to weigh")
     args.image_size = (args.image_size * 2)[:2]
     return args
 

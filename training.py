@@ -53,7 +53,7 @@ def add_training_flags(parser: argparse.ArgumentParser, *, epochs, batch_size: i
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", metavar="N", type=positive_int, default=epochs, help="most epochs to train")
     group.add_argument("--batch-size", metavar="N", type=positive_int, default=batch_size, help="images a step")
-    group.add_argument("--lr", metavar="X", type=positive_float, default=lr, help="learning rate at the start")
+    group.add_argument("--lr", metavar="X", type=positive_float, default=lr, help="learning rate, at its highest")
     group.add_argument(
         "--patience", metavar="N", type=positive_int, default=patience, help="stop after N validations without a gain"
     )

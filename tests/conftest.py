@@ -1,5 +1,6 @@
 """Small data that the tests share."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,3 +21,12 @@ def tiny_flowers(tmp_path_factory):
         folder.mkdir(exist_ok=True)
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number:03}.png")
     return root
+
+
+def assert_picture(path):
+    """A picture that opens, has a sensible size, and is not blank."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[0] > 200
+    assert pixels.shape[1] > 400
+    assert pixels.std() > 5

@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from PIL import Image
 import data
 from data import create_flower_dataloaders, describe
 from synthetic import FLOWER_CLASSES, make_flowers
-from training import UserError
+from training import PROJECT, UserError
 
 ORANGE = (240, 120, 30)
 
@@ -262,3 +264,30 @@ def test_small_photographs_can_be_large(tmp_path):
     save_class(tmp_path / "rose", 3)
     images, _ = load_all(tmp_path, img_width=100, img_height=60)
     assert images.shape == (3, 3, 60, 100)
+
+
+def test_half_of_the_training_images_are_mirrored_each_time_anew(tiny_flowers):
+    plain = create_flower_dataloaders(16, str(tiny_flowers))
+    mirrored = create_flower_dataloaders(16, str(tiny_flowers), mirror=True)
+    original = plain[0].dataset[:][0]
+    torch.manual_seed(0)
+    shares = []
+    for _ in range(20):
+        images, labels = mirrored[0].dataset[:]
+        kept = (images == original).flatten(1).all(dim=1)
+        turned = (images == original.flip(3)).flatten(1).all(dim=1)
+        assert (kept | turned).all()
+        assert torch.equal(labels, plain[0].dataset[:][1])
+        shares.append(turned.float().mean().item())
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.05)
+    assert len(set(shares)) > 1
+    image, _ = mirrored[0].dataset[3]
+    assert torch.equal(image, original[3]) or torch.equal(image, original[3].flip(2))
+    assert torch.equal(mirrored[1].dataset[:][0], plain[1].dataset[:][0])
+
+
+def test_torchvision_can_be_imported_beside_any_build_of_pytorch():
+    code = "from data import import_torchvision; first = import_torchvision(); second = import_torchvision()"
+    code += "; from torchvision.datasets import ImageFolder, MNIST; assert first is second; print(first.__name__)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "torchvision\n", result.stderr

@@ -14,6 +14,7 @@ import termios
 import numpy as np
 import pytest
 import torch
+from conftest import assert_picture
 from PIL import Image
 
 import MLPAE_train_script as mlpae
@@ -107,20 +108,31 @@ def test_ctrl_c_is_status_130_and_resume_ends_with_the_same_weights(tiny_flowers
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("script", ["MLPAE_train_script.py", "visualization.py"])
-def test_what_a_user_can_mend_is_one_line_and_status_1(script, tmp_path):
-    model = ["--model", "MLPAE"] if script == "visualization.py" else []
-    result = run(script, *model, "--data-root", tmp_path / "nowhere", "--output-root", tmp_path)
+@pytest.mark.parametrize(
+    "command_line",
+    ["MLPAE_train_script.py", "train_script.py --model AE", "train_script.py --model VAE --device nonsense"]
+    + [f"visualization.py --model {model}" for model in ("MLPAE", "AE", "VAE")],
+)
+def test_what_a_user_can_mend_is_one_line_and_status_1(command_line, tmp_path):
+    result = run(*command_line.split(), "--data-root", tmp_path / "nowhere", "--output-root", tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
     assert result.stdout == ""
 
 
-def test_a_missing_checkpoint_names_the_command_that_makes_it(tmp_path):
-    result = run("visualization.py", "--model", "MLPAE", "--output-root", tmp_path)
+@pytest.mark.parametrize(
+    ("script", "model", "file", "maker"),
+    [
+        ("visualization.py", "MLPAE", "BestModel_MLPAE.pkl", "MLPAE_train_script.py"),
+        ("visualization.py", "AE", "BestModel_AE.pth", "train_script.py --model AE"),
+        ("random_generation.py", "VAE", "BestModel_VAE.pth", "train_script.py --model VAE"),
+    ],
+)
+def test_a_missing_checkpoint_names_the_command_that_makes_it(script, model, file, maker, tmp_path):
+    result = run(script, "--model", model, "--output-root", tmp_path)
     assert result.returncode == 1
-    assert re.fullmatch(r"error: .*BestModel_MLPAE.pkl does not exist.*`python MLPAE_train_script.py`\n", result.stderr)
+    assert re.fullmatch(rf"error: .*{file} does not exist.*`python {maker}`\n", result.stderr)
 
 
 def test_the_reconstructions_are_drawn(trained, tiny_flowers):
@@ -203,7 +215,9 @@ def test_training_moves_every_layer():
         assert (param != old).mean() > 0.95
 
 
-@pytest.mark.parametrize("script", ["MLPAE_train_script.py", "visualization.py"])
+@pytest.mark.parametrize(
+    "script", ["MLPAE_train_script.py", "train_script.py", "visualization.py", "random_generation.py"]
+)
 def test_help_is_quick_because_pytorch_waits(script):
     code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\n"
     code += "except SystemExit: pass\nprint([m for m in ('torch', 'matplotlib', 'PIL') if m in sys.modules])"
@@ -231,12 +245,3 @@ def test_the_progress_bar_is_on_a_terminal_and_not_in_the_log(tiny_flowers, tmp_
     assert b"loss" in shown
     assert "batch" not in log.read_text().partition("Epoch:")[2]
     assert "\r" not in log.read_text()
-
-
-def assert_picture(path):
-    """A picture that opens and is not blank."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert pixels.shape[0] > 200
-    assert pixels.shape[1] > 400
-    assert pixels.std() > 5

@@ -1,0 +1,139 @@
+"""What each choice in the flowers' AE and VAE is worth: the training script with one thing changed at a time.
+
+python benchmarks/flowers_ablation.py --seeds 0 1 2         # about a minute for each row and seed
+python benchmarks/flowers_ablation.py --models AE --flags=--optimizer=sgd --epochs 60
+"""
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import Autoencoder
+import data
+import train_script
+import VarAutoencoder
+from training import natural_int, positive_int
+
+initialise, build_decoder = Autoencoder.initialise, Autoencoder.build_decoder
+build_encoder, build_optimizer = Autoencoder.build_encoder, train_script.build_optimizer
+create_flower_dataloaders = data.create_flower_dataloaders
+
+
+def without_twins(stack, last_gain):
+    """Orthogonal weights of the same gains, each channel for itself."""
+    layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2**0.5)
+        nn.init.zeros_(layer.bias)
+
+
+def no_grey(*args):
+    """Our encoder with the first bias at zero."""
+    encoder = build_encoder(*args)
+    nn.init.zeros_(encoder[0].bias)
+    return encoder
+
+
+def transposed_decoder(*args):
+    """Our decoder with transposed convolutions (kernel 4, stride 2) for upsampling and convolution."""
+    layers = [nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ConvTranspose2d(32, 3, 4, 2, 1)]
+    for layer, twins_out, gain in zip(layers, (True, False), (2**0.5, 0.1), strict=True):
+        rows, columns = layer.out_channels // (1 + twins_out), layer.in_channels // 2
+        block = nn.init.orthogonal_(torch.empty(rows, columns, 4, 4), 2 * gain)  # a pixel sees a quarter of the kernel
+        block = torch.cat([block, -block], dim=1)
+        with torch.no_grad():
+            layer.weight.copy_((torch.cat([block, -block]) if twins_out else block).transpose(0, 1))
+            layer.bias.zero_()
+    return nn.Sequential(*build_decoder(*args)[:5], layers[0], nn.ReLU(), layers[1], nn.Sigmoid())
+
+
+def optimizer_with(**settings):
+    """Our optimizer with some of its settings changed."""
+
+    def build(*args):
+        optimizer, scheduler = build_optimizer(*args)
+        optimizer.param_groups[0].update(settings)
+        return optimizer, scheduler
+
+    return build
+
+
+def cosine(args, parameters, steps_per_epoch):
+    """One-cycle with cosines in place of straight lines."""
+    optimizer, _ = build_optimizer(args, parameters, steps_per_epoch)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.epochs * steps_per_epoch)
+
+
+def constant(args, parameters, steps_per_epoch):
+    """Adam at 1e-3 throughout, as usual examples have it."""
+    optimizer = torch.optim.Adam(parameters, 1e-3)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def on_models(name, replacement):
+    """Patches of a function that both model files use."""
+    return [mock.patch.object(module, name, replacement) for module in (Autoencoder, VarAutoencoder)]
+
+
+INITIALISE, OPTIMIZER = (Autoencoder, "initialise"), (train_script, "build_optimizer")
+VARIANTS = {
+    "**ours**": [],
+    "PyTorch's default weights": [mock.patch.object(*INITIALISE, lambda stack, last_gain: None)],
+    "orthogonal weights without twins": [mock.patch.object(*INITIALISE, without_twins)],
+    "gain √2 in the last layers as well": [
+        mock.patch.object(*INITIALISE, lambda stack, last_gain: initialise(stack, 2**0.5))
+    ],
+    "first bias zero": on_models("build_encoder", no_grey),
+    "transposed convolutions": on_models("build_decoder", transposed_decoder),
+    "images not mirrored": [
+        mock.patch.object(data, "create_flower_dataloaders", lambda *args, mirror: create_flower_dataloaders(*args))
+    ],
+    "no weight decay": [mock.patch.object(*OPTIMIZER, optimizer_with(weight_decay=0.0))],
+    "second moment over 1000 steps (beta2 0.999)": [mock.patch.object(*OPTIMIZER, optimizer_with(betas=(0.9, 0.999)))],
+    "cosines in the one-cycle schedule": [mock.patch.object(*OPTIMIZER, cosine)],
+    "Adam at a constant 1e-3": [mock.patch.object(*OPTIMIZER, constant)],
+}
+
+
+def train(flags, patches):
+    """The best row of the history of one training run."""
+    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        for context in (*quiet, *patches):
+            stack.enter_context(context)
+        history = train_script.main([*flags, "--output-root", folder])
+    return min(history, key=lambda row: row["valid_loss"])
+
+
+def main(argv=None):
+    """Print a row of the table in benchmarks/README.md for each variant."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", choices=["AE", "VAE"], nargs="+", default=["AE", "VAE"])
+    parser.add_argument("--variants", choices=list(VARIANTS), nargs="+", default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--seeds", type=natural_int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=positive_int, help="the script's default where it is not given")
+    parser.add_argument("--flags", action="append", default=[], help="more flags of train_script.py")
+    args = parser.parse_args(argv)
+    epochs = ["--epochs", str(args.epochs)] if args.epochs else []
+    print("| what is changed | model | train / valid, a pair a seed |\n|---|---|---|")
+    for name in args.variants:
+        for model in args.models:
+            rows = [
+                train(["--model", model, "--seed", str(s), *epochs, *args.flags], VARIANTS[name]) for s in args.seeds
+            ]
+            style = "{:.4f} / {:.4f}" if model == "AE" else "{:.0f} / {:.0f}"
+            pairs = ", ".join(style.format(row["train_loss"], row["valid_loss"]) for row in rows)
+            print(f"| {name} | {model} | {pairs} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""train_script.py, visualization.py and random_generation.py for AE and VAE, from flags to files."""
+
+import contextlib
+import io
+import re
+import shutil
+
+import pytest
+import torch
+from conftest import assert_picture
+
+import random_generation
+import train_script
+import visualization
+from training import UserError, load_checkpoint
+
+MODELS = ["AE", "VAE"]
+FIELDS = {
+    "AE": r"Epoch: \d+, Train Loss: 0\.\d{6}, Valid Loss: 0\.\d{6}( \*)?",
+    "VAE": r"Epoch: \d+, Train Loss: \d+\.\d{6}, Valid Loss: \d+\.\d{6}, Train Recon: \d+\.\d{6},"
+    r" Valid Recon: \d+\.\d{6}, Train KL: \d+\.\d{6}, Valid KL: \d+\.\d{6}( \*)?",
+}
+
+
+def train(*argv):
+    """Run the training script; returns (history, its log as lines)."""
+    with contextlib.redirect_stdout(io.StringIO()) as log:
+        history = train_script.main([str(arg) for arg in argv])
+    return history, log.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trained(request, tiny_flowers, tmp_path_factory):
+    """(model, output root, history, log) of a short training on images that are not square."""
+    root = tmp_path_factory.mktemp(f"output root {request.param}")
+    flags = ["--data-root", tiny_flowers, "--output-root", root, "--image-size", 12, 16, "--encoding-dim", 8]
+    history, log = train("--model", request.param, "--epochs", 3, *flags)
+    return request.param, root, history, log
+
+
+def best(root, name):
+    return load_checkpoint(root / "models" / f"BestModel_{name}.pth", made_by="test")
+
+
+def last_weights(root, name):
+    return load_checkpoint(root / "models" / f"LastModel_{name}.pth", made_by="test")["state_dict"]
+
+
+def assert_same_weights(found, expected):
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def test_the_log(trained):
+    name, root, history, log = trained
+    assert log[0].startswith("Data: flowers, 60 images of 3 classes")
+    assert "at 12x16, 48 train / 12 valid" in log[0]
+    assert re.fullmatch(rf"Model: {name}, 3x12x16 -> 8 -> 3x12x16, [\d,]+ parameters", log[1])
+    assert "optimizer adam" in log[2]
+    assert all(re.fullmatch(FIELDS[name], line) for line in log[3:6])
+    if name == "VAE":
+        pattern = r"Diagnostics: reconstruction [\d.]+ \+ KL [\d.]+ per validation image, \d of 8 latent dimensions .*"
+        assert re.fullmatch(pattern, log[6])
+    assert re.fullmatch(rf"Best Valid Loss: [\d.]+ \(epoch \d\), saved to models/BestModel_{name}.pth", log[-1])
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert_picture(root / "vis" / f"loss_{name}.png")
+    assert (root / "vis" / "latent_VAE.png").exists() == (name == "VAE")
+
+
+def test_the_vae_loss_is_stated_for_16_images_whatever_the_batch(tiny_flowers, tmp_path):
+    flags = ["--model", "VAE", "--epochs", 1, "--image-size", 8, "--data-root", tiny_flowers, "--output-root", tmp_path]
+    for size in (5, 16):
+        (row,), _ = train(*flags, "--batch-size", size, "--lr", 1e-12, "--beta", 2)
+        for split in ("train", "valid"):
+            expected = 16 * (row[f"{split}_recon"] + 2 * row[f"{split}_kl"])
+            assert row[f"{split}_loss"] == pytest.approx(expected, rel=1e-6)
+        assert row["train_recon"] / (3 * 8 * 8) == pytest.approx(0.1, abs=0.07)  # not a sum over the batch
+
+
+def test_a_model_answers_bit_for_bit_as_the_one_that_was_saved(trained):
+    name, root, _, _ = trained
+    first, checkpoint = visualization.load_model(name, root)
+    assert checkpoint["config"] == {"encoding_dim": 8, "img_height": 12, "img_width": 16}
+    assert checkpoint["data"]["image_size"] == [12, 16]
+    assert_same_weights(first.state_dict(), best(root, name)["state_dict"])
+    x = torch.rand(4, 3, 12, 16)
+    second, _ = visualization.load_model(name, root)
+    assert torch.equal(first.reconstruct(x), second.reconstruct(x))
+
+
+def test_the_pictures_are_rebuilt_from_the_checkpoint_alone(trained, tiny_flowers, monkeypatch):
+    name, root, history, _ = trained
+    titles, plot = [], visualization.plot_reconstructions
+
+    def record(originals, reconstructions, path, title):
+        titles.append(title)
+        assert originals.shape == reconstructions.shape
+        assert originals.shape[1:] == (3, 12, 16)
+        plot(originals, reconstructions, path, title)
+
+    monkeypatch.setattr(visualization, "plot_reconstructions", record)
+    errors = visualization.main(["--model", name, "--data-root", str(tiny_flowers), "--output-root", str(root)])
+    if name == "AE":
+        assert errors["valid"] == pytest.approx(min(row["valid_loss"] for row in history), abs=1e-6)
+    assert titles[1].startswith(f"{name}, epoch {best(root, name)['epoch']}: valid split of flowers\n")
+    assert ("mean of q(z|x)" in titles[1]) == (name == "VAE")
+    for file in ("train", "valid", "loss"):
+        assert_picture(root / "vis" / f"{file}_{name}.png")
+
+
+def test_other_data_than_the_model_was_trained_on_is_said(trained, monkeypatch, capsys):
+    name, root, _, _ = trained
+    titles = []
+    monkeypatch.setattr(visualization, "plot_reconstructions", lambda *args: titles.append(args[-1]))
+    visualization.main(["--model", name, "--data", "synthetic", "--output-root", str(root)])
+    assert all("synthetic flowers (not the images it was trained on: flowers)" in title for title in titles)
+    assert f"not the images that {name} was trained on" in capsys.readouterr().err
+
+
+def test_random_pictures_need_the_checkpoint_alone(trained, tmp_path):
+    name, root, _, _ = trained
+    (tmp_path / "models").mkdir()
+    shutil.copy(root / "models" / f"BestModel_{name}.pth", tmp_path / "models")
+    flags = ["--model", name, "--output-root", str(tmp_path)]
+    first = random_generation.main([*flags, "--n", "25"])
+    assert first.shape == (25, 3, 12, 16)
+    assert_picture(tmp_path / "vis" / f"random_images_{name}.png")
+    assert torch.equal(random_generation.main([*flags, "--n", "25"]), first)
+    assert not torch.equal(random_generation.main([*flags, "--n", "25", "--seed", "1"]), first)
+    cold = random_generation.main([*flags, "--temperature", "0.001"])
+    assert cold.std(dim=0).max() < 0.01 < first.std(dim=0).max()
+
+
+def test_random_latents_are_from_the_standard_normal(trained, monkeypatch):
+    name, root, _, _ = trained
+    model, checkpoint = visualization.load_model(name, root)
+    model.decoder = torch.nn.Identity()
+    monkeypatch.setattr(random_generation, "load_model", lambda *_: (model, checkpoint))
+    monkeypatch.setattr(random_generation, "plot_samples", lambda *_: None)
+    flags = ["--model", name, "--output-root", str(root), "--n", "20000"]
+    for temperature in (1, 0.5):
+        latents = random_generation.main([*flags, "--temperature", str(temperature)])
+        assert latents.shape == (20000, 8)
+        torch.testing.assert_close(latents.mean(dim=0), torch.zeros(8), atol=0.03, rtol=0)
+        torch.testing.assert_close(latents.std(dim=0), torch.full((8,), float(temperature)), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_an_interrupted_run_resumes_to_the_same_weights_and_log(name, optimizer, tiny_flowers, tmp_path, monkeypatch):
+    flags = ["--model", name, "--optimizer", optimizer, "--data-root", tiny_flowers, "--image-size", 8, "--epochs", 4]
+    whole = train(*flags, "--output-root", tmp_path / "whole")
+    make_steps = train_script.make_steps
+
+    def interrupted(*args):
+        step, valid_step = make_steps(*args)
+
+        def train_step(images, labels, epoch):
+            if epoch == 3:
+                raise KeyboardInterrupt
+            return step(images, labels, epoch)
+
+        return train_step, valid_step
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_script, "make_steps", interrupted)
+        train(*flags, "--output-root", tmp_path / "parts")
+    resumed = train(*flags, "--output-root", tmp_path / "parts", "--resume")
+    assert resumed == whole
+    assert_same_weights(last_weights(tmp_path / "parts", name), last_weights(tmp_path / "whole", name))
+
+
+def test_a_finished_run_can_go_on_for_more_epochs(trained, tiny_flowers, tmp_path):
+    name, root, before, _ = trained
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    flags = ["--data-root", tiny_flowers, "--output-root", tmp_path, "--image-size", 12, 16, "--encoding-dim", 8]
+    history, _ = train("--model", name, *flags, "--epochs", 5, "--resume")
+    assert history[:3] == before
+    assert len(history) == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--encoding-dim", 9], "encoding_dim was 8, now 9"),
+        (["--image-size", 8], r"image_size was \[12, 16\], now \[8, 8\]"),
+        (["--optimizer", "sgd"], "optimizer was adam, now sgd"),
+        (["--data", "synthetic"], "data was flowers .*, now synthetic flowers"),
+    ],
+)
+def test_resume_with_other_settings_is_refused(trained, tiny_flowers, flags, message):
+    name, root, _, _ = trained
+    argv = ["--model", name, "--output-root", root, "--image-size", 12, 16, "--encoding-dim", 8, "--resume", *flags]
+    with pytest.raises(UserError, match=message):
+        train(*argv, *([] if "--data" in flags else ["--data-root", tiny_flowers]))
+
+
+def test_the_same_seed_prints_the_same_bytes_and_another_does_not(trained, tiny_flowers, tmp_path):
+    name, _, _, log = trained
+    flags = ["--data-root", tiny_flowers, "--output-root", tmp_path, "--image-size", 12, 16, "--encoding-dim", 8]
+    assert train("--model", name, "--epochs", 3, *flags)[1] == log
+    assert train("--model", name, "--epochs", 3, *flags, "--seed", 1)[1][3:] != log[3:]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bfloat16_gives_nearly_the_same_loss(name, tiny_flowers, tmp_path):
+    flags = ["--model", name, "--data-root", tiny_flowers, "--output-root", tmp_path, "--epochs", 2]
+    exact, mixed = train(*flags)[0][-1], train(*flags, "--amp")[0][-1]
+    assert mixed["valid_loss"] == pytest.approx(exact["valid_loss"], rel=0.05)
+    assert mixed["valid_loss"] != exact["valid_loss"]
+    assert all(weight.dtype == torch.float32 for weight in best(tmp_path, name)["state_dict"].values())
+
+
+def test_a_collapsed_posterior_is_said_with_a_remedy(tiny_flowers, tmp_path):
+    flags = ["--model", "VAE", "--data-root", tiny_flowers, "--output-root", tmp_path, "--image-size", 8]
+    _, log = train(*flags, "--epochs", 60, "--beta", 100, "--batch-size", 8)
+    assert re.search(r"[0-6] of 64 latent dimensions active", log[-3])
+    assert log[-2].startswith("Warning: the posterior has collapsed")
+    assert "--beta" in log[-2]
+    assert log[-1].startswith("Best Valid Loss")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--image-size", "25"], "25 is not a multiple of 4"),
+        (["--image-size", "24", "24", "24"], "expected one number, or height and width"),
+        (["--encoding-dim", "0"], "0 is less than 1"),
+        (["--optimizer", "lion"], "invalid choice: 'lion'"),
+        (["--beta", "2"], "AE has no KL to weigh"),
+    ],
+)
+def test_wrong_arguments_are_status_2(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        train_script.main(["--model", "AE", *flags])
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match="--device nonsense does not work on this machine"):
+        train("--model", "AE", "--device", "nonsense", "--output-root", tmp_path)
+
+
+def test_the_defaults_hang_on_the_model_and_the_optimizer():
+    args = train_script.parse_args(["--model", "AE"])
+    assert (args.epochs, args.optimizer, args.schedule, args.encoding_dim) == (15, "adam", "one-cycle", 64)
+    assert train_script.parse_args(["--model", "VAE"]).epochs == 20
+    args = train_script.parse_args(["--model", "AE", "--optimizer", "sgd", "--image-size", "32"])
+    assert (args.lr, args.schedule, args.image_size) == (1.0, "step", [32, 32])
+
+
+def test_plain_sgd_follows_the_schedule_of_the_coursework():
+    args = train_script.parse_args(["--model", "AE", "--optimizer", "sgd"])
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer, scheduler = train_script.build_optimizer(args, [weight], steps_per_epoch=3)
+    rates = []
+    for _ in range(11 * 3):
+        weight.grad = torch.ones(1)
+        before = weight.item()
+        optimizer.step()
+        scheduler.step()
+        rates.append(before - weight.item())
+    assert rates == pytest.approx([1.0] * 15 + [0.9] * 15 + [0.81] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("script", [visualization, random_generation])
+def test_a_checkpoint_of_another_model_is_refused(script, trained, tmp_path):
+    name, root, _, _ = trained
+    other = {"AE": "VAE", "VAE": "AE"}[name]
+    (tmp_path / "models").mkdir()
+    shutil.copy(root / "models" / f"BestModel_{name}.pth", tmp_path / "models" / f"BestModel_{other}.pth")
+    message = f"BestModel_{other}.pth does not describe the model {other}.*train_script.py --model {other}"
+    with pytest.raises(UserError, match=message):
+        script.main(["--model", other, "--output-root", str(tmp_path)])
