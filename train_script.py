@@ -109,11 +109,20 @@ def build_optimizer(args, parameters, steps_per_epoch: int):
     return optimizer, OneCycleLR(optimizer, args.lr, args.epochs * steps_per_epoch, anneal_strategy="linear")
 
 
+def memory_format(device):
+    """How images and weights are stored: channels last makes convolutions and pooling faster, but slower on MPS."""
+    import torch
+
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def make_steps(args, model, optimizer, scheduler, device):
     """(train_step, valid_step), as `fit` takes them."""
     import torch
 
     from VarAutoencoder import VAE_loss_function, kl_divergence
+
+    layout = memory_format(device)
 
     def measure(outputs, images):
         """The loss summed over the batch, and what the log says of it."""
@@ -125,7 +134,7 @@ def make_steps(args, model, optimizer, scheduler, device):
         return loss, {"loss": VAE_UNIT * per_image, "recon": per_image - args.beta * kl, "kl": kl}
 
     def train_step(images, labels, epoch):
-        images = images.to(device, memory_format=torch.channels_last)
+        images = images.to(device, memory_format=layout)
         with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
             outputs = model(images)
         loss, metrics = measure(outputs, images)
@@ -137,7 +146,7 @@ def make_steps(args, model, optimizer, scheduler, device):
 
     @torch.no_grad()
     def valid_step(images, labels):
-        images = images.to(device, memory_format=torch.channels_last)
+        images = images.to(device, memory_format=layout)
         return measure(model(images), images)[1]
 
     return train_step, valid_step
@@ -166,9 +175,7 @@ def diagnose(model, loader, best: dict, path) -> list[str]:
 def main(argv=None):
     """Train; returns the history."""
     args = parse_args(argv)
-    import torch  # after the flags: it takes a second to load
-
-    from data import create_flower_dataloaders, describe
+    from data import create_flower_dataloaders, describe  # after the flags: PyTorch takes a second to load
     from visualization import plot_losses
 
     device = pick_device(args.device)
@@ -181,7 +188,7 @@ def main(argv=None):
 
     seed_everything(args.seed)
     config = {"encoding_dim": args.encoding_dim, "img_height": height, "img_width": width}
-    model = build_model(args.model, config).to(device, memory_format=torch.channels_last)
+    model = build_model(args.model, config).to(device, memory_format=memory_format(device))
     image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
     print(f"Model: {args.model}, {image} -> {args.encoding_dim} -> {image}, {parameters:,} parameters", flush=True)
     optimizer, scheduler = build_optimizer(args, model.parameters(), len(loaders[0]))
