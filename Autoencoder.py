@@ -15,24 +15,36 @@ AE_ENCODING_DIM = 64
 class Autoencoder(nn.Module):
     """Images (B, 3, img_height, img_width) in [0, 1] -> their reconstructions.
 
-    Raises ValueError where the height or the width is not a multiple of 4.
+    Raises ValueError where the height or the width is not a multiple of 4, or where images are not of that size.
     """
 
     name = "AE"
 
     def __init__(self, encoding_dim: int = AE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__()
+        self.image_shape = (3, img_height, img_width)
         self.encoder = build_encoder(encoding_dim, img_height, img_width)
         self.decoder = build_decoder(encoding_dim, img_height, img_width)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The reconstructions of images (B, 3, H, W)."""
+        return self.reconstruct(images)
+
+    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) through the bottleneck and back."""
+        self.check(images)
         return self.decoder(self.encoder(images))
 
-    reconstruct = forward
+    def check(self, images: torch.Tensor) -> None:
+        """Refuse images of another size, which the layers might take and answer wrongly."""
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"expected images (B, {', '.join(map(str, self.image_shape))}), found {tuple(images.shape)}"
+            )
 
 
-def build_encoder(code_dim: int, img_height: int, img_width: int) -> nn.Sequential:
-    """Images (B, 3, H, W) -> codes (B, code_dim)."""
+def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
+    """Images (B, 3, H, W) -> latent vectors (B, encoding_dim)."""
     height, width = _quarter(img_height, img_width)
     encoder = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),
@@ -44,7 +56,7 @@ def build_encoder(code_dim: int, img_height: int, img_width: int) -> nn.Sequenti
         nn.Conv2d(64, 128, 3, padding=1),
         nn.ReLU(),  # (B, 128, H/4, W/4)
         nn.Flatten(),
-        nn.Linear(128 * height * width, code_dim),
+        nn.Linear(128 * height * width, encoding_dim),
     )
     initialise(encoder, last_gain=0.5)
     with torch.no_grad():  # take mid-grey away, so that each unit is on for about half of the images

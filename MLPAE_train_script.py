@@ -12,10 +12,20 @@ import argparse
 import numpy as np
 
 from autograd import MSE, Graph, Linear, ReLU, Sigmoid
-from training import FLOWERS_ROOT, UserError, add_data_flags, add_training_flags, fit, run_script, seed_everything
+from training import (
+    FLOWERS_ROOT,
+    LR_DECAY,
+    LR_DECAY_EVERY,
+    HelpFormatter,
+    UserError,
+    add_data_flags,
+    add_training_flags,
+    fit,
+    run_script,
+    seed_everything,
+)
 
 NAME = "MLPAE"
-LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule: x 0.9 every 5 epochs
 
 
 def build_autoencoder(height: int, width: int) -> Graph:
@@ -82,8 +92,7 @@ def flatten(images) -> np.ndarray:
 def parse_args(argv=None):
     """The coursework's five settings are the defaults."""
     parser = argparse.ArgumentParser(
-        description="Train the MLP autoencoder on the flowers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Train the MLP autoencoder on the flowers.", formatter_class=HelpFormatter
     )
     add_data_flags(parser)
     add_training_flags(parser, epochs=100, batch_size=16, lr=1.0, patience=5)

@@ -1,55 +1,55 @@
 """The variational autoencoder of the flowers: a convolutional autoencoder whose latent vectors can be drawn.
 
-model = VarAutoencoder(encoding_dim=64)
-reconstructions, mu, log_var = outputs = model(images)      # (B, 3, 24, 24), (B, 64), (B, 64)
-loss = VAE_loss_function(outputs, images)
+    model = VarAutoencoder(encoding_dim=64)
+    reconstructions, mu, log_var = outputs = model(images)      # (B, 3, 24, 24), (B, 64), (B, 64)
+    loss = VAE_loss_function(outputs, images)
+
+The layers and their shapes are the Autoencoder's, with a second Linear layer to encoding_dim for log_var.
 """
 
 import torch
 from torch import nn
 
-from Autoencoder import build_decoder, build_encoder
+from Autoencoder import Autoencoder
 
 VAE_ENCODING_DIM = 64
 LOG_VAR_RANGE = (-10.0, 10.0)  # of the logarithm of a variance, so that exp neither overflows nor vanishes
 ACTIVE_VARIANCE = 0.01  # of mu over the images, above which a latent dimension counts as active
-LOG_VAR_START = -2.0  # less noise than N(0, 1) has, so that the first epochs learn the pictures
+LOG_VAR_START = -2.0  # less noise at the start than N(0, 1) has
 
 
-class VarAutoencoder(nn.Module):
-    """q(z|x) = N(mu(x), diag(exp(log_var(x)))) and a decoder from z to images (Kingma & Welling 2014).
+class VarAutoencoder(Autoencoder):
+    """An encoder that answers with a distribution, q(z|x) = N(mu(x), diag(exp(log_var(x)))) (Kingma & Welling 2014).
 
-    Raises ValueError where the height or the width is not a multiple of 4.
+    `encoder` gives mu, and the layer `log_var` beside its last one gives log_var.
+    Raises ValueError where the height or the width is not a multiple of 4, or where images are not of that size.
     """
 
     name = "VAE"
 
     def __init__(self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
-        super().__init__()
-        self.encoder = build_encoder(2 * encoding_dim, img_height, img_width)  # mu and log_var side by side
-        self.decoder = build_decoder(encoding_dim, img_height, img_width)
-        with torch.no_grad():
-            self.encoder[-1].weight[encoding_dim:] = 0
-            self.encoder[-1].bias[encoding_dim:] = LOG_VAR_START
+        super().__init__(encoding_dim, img_height, img_width)
+        self.log_var = nn.Linear(self.encoder[-1].in_features, encoding_dim)
+        nn.init.zeros_(self.log_var.weight)
+        nn.init.constant_(self.log_var.bias, LOG_VAR_START)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) -> (reconstructions, mu, log_var).
 
         z is sampled, in training and in evaluation alike: the loss that is trained and validated is the
-        one of sampled latent vectors, as the coursework states its target. Pictures use `reconstruct`.
+        one of sampled latent vectors, as the coursework states its target. `reconstruct`, for pictures,
+        draws from mu, the mean of q(z|x).
         """
         mu, log_var = self.encode(images)
         return self.decoder(reparameterise(mu, log_var)), mu, log_var
 
     def encode(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) -> mu and log_var of q(z|x), each (B, encoding_dim)."""
-        codes = self.encoder(images).to(images.dtype)  # autocast makes them bfloat16, too coarse for exp
-        mu, log_var = codes.chunk(2, dim=1)
-        return mu, log_var.clamp(*LOG_VAR_RANGE)
-
-    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
-        """The pictures drawn from the mean of q(z|x), without noise."""
-        return self.decoder(self.encode(images)[0])
+        self.check(images)
+        features = self.encoder[:-1](images)  # (B, 128 * H/4 * W/4)
+        mu, log_var = self.encoder[-1](features), self.log_var(features)
+        log_var = log_var.clamp(*LOG_VAR_RANGE)
+        return mu.to(images.dtype), log_var.to(images.dtype)  # autocast makes them bfloat16, too coarse for exp
 
 
 def reparameterise(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
@@ -87,4 +87,7 @@ def encode_all(model: VarAutoencoder, loader) -> tuple[torch.Tensor, torch.Tenso
 
 def active_dimensions(mu: torch.Tensor) -> int:
     """How many columns of mu (N, encoding_dim) tell images apart (Burda et al. 2016, section 5 and appendix C)."""
-    return int((mu.var(dim=0) > ACTIVE_VARIANCE).sum())
+    return int((mu.var(dim=0, correction=0) > ACTIVE_VARIANCE).sum())
+
+
+MODELS = {model.name: model for model in (Autoencoder, VarAutoencoder)}  # by what --model calls them

@@ -63,25 +63,13 @@ def create_flower_dataloaders(
     batch_size in training and at least 256 in validation. mirror turns half of the training images left to right.
     Raises UserError where root is missing, holds no class, an empty class, or fewer than two images.
     """
-    if data not in ("auto", "real", "synthetic"):
-        raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
-    by_hand = root != FLOWERS_ROOT
-    folder = Path(root) if by_hand else PROJECT / root
-    if data == "auto" and not by_hand and not os.path.lexists(folder):  # a dangling link is a mistake, said below
-        warnings.warn(f"there are no photographs in {FLOWERS_ROOT}: procedural flowers stand in", stacklevel=2)
-        data = "synthetic"
-    if not folder.is_dir() and (by_hand or data != "synthetic"):
-        raise UserError(
-            f"{folder} is not a folder: expected one with a sub-folder of images for each class."
-            " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"
-        )
-    if data == "synthetic":
+    folder = _find_flowers(root, data)
+    if folder is None:
         images, labels, classes = _draw_flowers(img_height, img_width, split_seed)
     else:
         images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
-
     info = {
-        "name": "synthetic flowers" if data == "synthetic" else "flowers",
+        "name": "flowers" if folder else "synthetic flowers",
         "classes": list(classes),
         "images": len(images),
         "image_size": [img_height, img_width],
@@ -128,6 +116,23 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
         f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"
         f" {len(valid_loader.dataset)} valid, split seed {info['split_seed']}, fingerprint {info['fingerprint']}"
     )
+
+
+def _find_flowers(root, data):
+    """The folder to read photographs from, or None for the stand-in."""
+    if data not in ("auto", "real", "synthetic"):
+        raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
+    by_hand = root != FLOWERS_ROOT
+    folder = Path(root) if by_hand else PROJECT / root
+    if data == "auto" and not by_hand and not os.path.lexists(folder):  # a dangling link is a mistake, said below
+        warnings.warn(f"there are no photographs in {FLOWERS_ROOT}: procedural flowers stand in", stacklevel=3)
+        return None
+    if not folder.is_dir() and (by_hand or data != "synthetic"):
+        raise UserError(
+            f"{folder} is not a folder: expected one with a sub-folder of images for each class."
+            " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"
+        )
+    return None if data == "synthetic" else folder
 
 
 def _loader(dataset, batch_size, sampler):

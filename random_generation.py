@@ -8,18 +8,14 @@ Writes vis/random_images_<M>.png. The checkpoint is all it needs, no data set.
 
 import argparse
 
-from training import add_output_flag, natural_int, positive_float, positive_int, run_script
+from training import HelpFormatter, add_output_flag, natural_int, positive_float, positive_int, run_script
 from visualization import load_model, plot_samples
 
 
 def main(argv=None):
     """Draw the pictures; returns them as a tensor (n, 3, H, W)."""
-    parser = argparse.ArgumentParser(
-        description="Decode random latent vectors.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--model", choices=["AE", "VAE"], required=True, default=argparse.SUPPRESS, help="whose decoder to use"
-    )
+    parser = argparse.ArgumentParser(description="Decode random latent vectors.", formatter_class=HelpFormatter)
+    parser.add_argument("--model", choices=["AE", "VAE"], required=True, help="whose decoder to use")
     parser.add_argument("--n", metavar="N", type=positive_int, default=60, help="number of pictures")
     parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the latent vectors")
     parser.add_argument(

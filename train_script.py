@@ -12,6 +12,9 @@ import argparse
 
 from training import (
     FLOWERS_ROOT,
+    LR_DECAY,
+    LR_DECAY_EVERY,
+    HelpFormatter,
     add_data_flags,
     add_torch_flags,
     add_training_flags,
@@ -25,29 +28,14 @@ from training import (
 )
 
 VAE_UNIT = 16  # the coursework states the VAE's loss as the sum over a batch of 16, whatever --batch-size is
-COLLAPSED = 0.1  # the share of active latent dimensions below which the VAE's posterior counts as collapsed
-LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the step schedule: x 0.9 every 5 epochs
+COLLAPSED_KL = 0.1  # nats per image below which the VAE's latent vector says next to nothing
 
 
 def parse_args(argv=None):
     """The defaults reach the coursework's targets; some of them hang on --model or --optimizer."""
-    parser = argparse.ArgumentParser(
-        description="Train AE or VAE on the flowers.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--model", choices=["AE", "VAE"], required=True, default=argparse.SUPPRESS, help="which one to train"
-    )
-    group = parser.add_argument_group("model")
-    group.add_argument("--encoding-dim", metavar="N", type=positive_int, default=64, help="length of the latent vector")
-    group.add_argument(
-        "--image-size",
-        metavar="N",
-        type=multiple_of_4,
-        nargs="+",
-        default=[24, 24],
-        help="one number, or height and width",
-    )
-    group.add_argument("--beta", metavar="X", type=positive_float, default=1.0, help="weight of the KL, for VAE")
+    parser = argparse.ArgumentParser(description="Train AE or VAE on the flowers.", formatter_class=HelpFormatter)
+    parser.add_argument("--model", choices=["AE", "VAE"], required=True, help="which one to train")
+    add_model_flags(parser.add_argument_group("model"))
     group = parser.add_argument_group("optimizer")
     group.add_argument(
         "--optimizer", choices=["sgd", "momentum", "adam"], default="adam", help="sgd is plain, adam is AdamW"
@@ -58,13 +46,8 @@ def parse_args(argv=None):
         default={"sgd": "step", "momentum": "one-cycle", "adam": "one-cycle"},
         help=f"of the learning rate; step: x {LR_DECAY} every {LR_DECAY_EVERY} epochs",
     )
-    add_training_flags(
-        parser,
-        epochs={"AE": 15, "VAE": 20},
-        batch_size=16,
-        lr={"sgd": 1.0, "momentum": 1.0, "adam": 2e-3},
-        patience=20,
-    )
+    lr = {"sgd": 1.0, "momentum": 1.0, "adam": 2e-3}
+    add_training_flags(parser, epochs={"AE": 15, "VAE": 20}, batch_size=16, lr=lr, patience=20)
     add_torch_flags(parser)
     add_data_flags(parser)
     args = parser.parse_args(argv)
@@ -78,6 +61,20 @@ def parse_args(argv=None):
     return args
 
 
+def add_model_flags(group) -> None:
+    """--encoding-dim, --image-size and --beta."""
+    group.add_argument("--encoding-dim", metavar="N", type=positive_int, default=64, help="length of the latent vector")
+    group.add_argument(
+        "--image-size",
+        metavar="N",
+        type=multiple_of_4,
+        nargs="+",
+        default=[24, 24],
+        help="one number, or height and width",
+    )
+    group.add_argument("--beta", metavar="X", type=positive_float, default=1.0, help="weight of the KL, for VAE")
+
+
 def multiple_of_4(text: str) -> int:
     """argparse type: 4, 8, 12, ..."""
     value = positive_int(text)
@@ -86,16 +83,12 @@ def multiple_of_4(text: str) -> int:
     return value
 
 
-def build_model(name: str, config: dict):
-    """AE or VAE from what its checkpoint calls `config`, the arguments of its constructor."""
-    from Autoencoder import Autoencoder
-    from VarAutoencoder import VarAutoencoder
-
-    return {"AE": Autoencoder, "VAE": VarAutoencoder}[name](**config)
-
-
 def build_optimizer(args, parameters, steps_per_epoch: int):
-    """(optimizer, scheduler); the scheduler goes one step on with every batch."""
+    """(optimizer, scheduler); the scheduler goes one step on with every batch.
+
+    one-cycle (Smith & Topin 2018) raises the learning rate from lr / 25 to lr in the first 30 % of the steps and
+    lowers it to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and rises again.
+    """
     from torch.optim import SGD, AdamW
     from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
@@ -106,11 +99,12 @@ def build_optimizer(args, parameters, steps_per_epoch: int):
         optimizer = SGD(parameters, args.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
     if args.schedule == "step":
         return optimizer, StepLR(optimizer, LR_DECAY_EVERY * steps_per_epoch, LR_DECAY)
-    return optimizer, OneCycleLR(optimizer, args.lr, args.epochs * steps_per_epoch, anneal_strategy="linear")
+    steps, cycle_momentum = args.epochs * steps_per_epoch, args.optimizer != "sgd"
+    return optimizer, OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=cycle_momentum)
 
 
 def memory_format(device):
-    """How images and weights are stored: channels last makes convolutions and pooling faster, but slower on MPS."""
+    """How images and weights are stored: with channels last, which is faster except on MPS (PyTorch issue 193349)."""
     import torch
 
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
@@ -130,7 +124,9 @@ def make_steps(args, model, optimizer, scheduler, device):
             loss = torch.nn.functional.mse_loss(outputs, images, reduction="sum")
             return loss, {"loss": loss.item() / images.numel()}
         loss = VAE_loss_function(outputs, images, args.beta)
-        per_image, kl = loss.item() / len(images), kl_divergence(*outputs[1:]).sum().item() / len(images)
+        _, mu, log_var = outputs
+        kl = kl_divergence(mu.detach(), log_var.detach()).sum().item() / len(images)
+        per_image = loss.item() / len(images)
         return loss, {"loss": VAE_UNIT * per_image, "recon": per_image - args.beta * kl, "kl": kl}
 
     def train_step(images, labels, epoch):
@@ -167,7 +163,7 @@ def diagnose(model, loader, best: dict, path) -> list[str]:
         f"Diagnostics: reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image,"
         f" {used} (variance of mu above {ACTIVE_VARIANCE})"
     ]
-    if active < COLLAPSED * dims:
+    if best["valid_kl"] < COLLAPSED_KL:
         lines.append("Warning: the posterior has collapsed to the prior; try a lower --beta or more --epochs")
     return lines
 
@@ -176,9 +172,11 @@ def main(argv=None):
     """Train; returns the history."""
     args = parse_args(argv)
     from data import create_flower_dataloaders, describe  # after the flags: PyTorch takes a second to load
+    from VarAutoencoder import MODELS
     from visualization import plot_losses
 
     device = pick_device(args.device)
+    args.device = str(device)
     height, width = args.image_size
     loaders = create_flower_dataloaders(
         args.batch_size, args.data_root or FLOWERS_ROOT, width, height, args.data, mirror=True
@@ -188,25 +186,30 @@ def main(argv=None):
 
     seed_everything(args.seed)
     config = {"encoding_dim": args.encoding_dim, "img_height": height, "img_width": width}
-    model = build_model(args.model, config).to(device, memory_format=memory_format(device))
+    model = MODELS[args.model](**config).to(device, memory_format=memory_format(device))
     image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
     print(f"Model: {args.model}, {image} -> {args.encoding_dim} -> {image}, {parameters:,} parameters", flush=True)
     optimizer, scheduler = build_optimizer(args, model.parameters(), len(loaders[0]))
+    parts = {"optimizer": optimizer, "scheduler": scheduler}
 
     def state():
-        return {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "steps": scheduler.last_epoch}
+        weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # to open without a GPU
+        return {"state_dict": weights, **{name: part.state_dict() for name, part in parts.items()}}
 
     def load_state(state):
         model.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.last_epoch = state["steps"]  # not all of its state: --epochs may have become more
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
 
     def summary(best):
         return diagnose(model, loaders[1], best, vis / "latent_VAE.png") if args.model == "VAE" else []
 
+    about = {"model": args.model, "config": config, "data": info}
+    if args.schedule == "one-cycle":
+        about["settings"] = {"epochs": args.epochs}  # the schedule hangs on it
     history = fit(
         args,
-        {"model": args.model, "config": config, "data": info},
+        about,
         ".pth",
         loaders,
         *make_steps(args, model, optimizer, scheduler, device),

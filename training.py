@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
 FLOWERS_ROOT = "./flowers"  # below PROJECT, wherever a script is called from
+LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
 
 
 class UserError(ValueError):
@@ -27,6 +28,17 @@ class UserError(ValueError):
 
 
 # ---------------------------------------------------------------- flags
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds to each flag's help its default, where it has one. A dict is a default that hangs on another flag."""
+
+    def _get_help_string(self, action):
+        if isinstance(action.default, dict):
+            return (
+                f"{action.help} (default: {', '.join(f'{value} for {key}' for key, value in action.default.items())})"
+            )
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -257,7 +269,7 @@ def fit(
 ) -> list[dict]:
     """Train to args.epochs, or until args.patience epochs in a row brought no better validation loss.
 
-    about: what the checkpoints say beside the weights: model, config, data.
+    about: what the checkpoints say beside the weights: model, config, data; settings: what else --resume must keep.
     suffix: of the checkpoint files, ".pkl" or ".pth".
     loaders: one of (images, labels) to train on, one to validate on.
     train_step(images, labels, epoch) takes one optimizer step -> {"loss": mean over the batch before it, ...}.
@@ -297,15 +309,15 @@ def fit(
             _log_epoch(history)
             save_last()
 
-    best = load_checkpoint(best_path, made_by="a new training run")
-    save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
     if len(history) < args.epochs:
         print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
+    best = load_checkpoint(best_path, made_by="a new training run")
+    save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
     for line in summary(best):
         _log(line)
-    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     name = best_path.relative_to(args.output_root).as_posix()
     _log(f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {name}")
+    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return history
 
 
@@ -340,9 +352,14 @@ def _stale(history):
 
 def _settings(args, about):
     """What must be the same for --resume to go on as if it had never stopped."""
-    free = ("data", "data_root", "output_root", "epochs", "patience", "resume", "device")
+    free = ("data", "data_root", "output_root", "epochs", "patience", "resume", "device", "image_size")
     flags = {name: value for name, value in vars(args).items() if name not in free}
-    return {**flags, **about["config"], "data": f"{about['data']['name']} {about['data']['fingerprint']}"}
+    return {
+        **flags,
+        **about["config"],
+        **about.get("settings", {}),
+        "data": f"{about['data']['name']} {about['data']['fingerprint']}",
+    }
 
 
 def _log_epoch(history):
@@ -364,7 +381,11 @@ def _resume(path, best_path, settings, load_state):
         raise UserError(f"cannot resume {path}: {'; '.join(different)}. Use the same, or leave out --resume")
     if last["history"] and not best_path.exists():
         raise UserError(f"cannot resume {path}: {best_path.name} is missing beside it. Leave out --resume")
-    load_state(last)
+    try:
+        load_state(last)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None
     for epoch in range(len(last["history"])):
         _log_epoch(last["history"][: epoch + 1])
     return last["history"]

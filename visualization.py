@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from training import FLOWERS_ROOT, UserError, add_data_flags, atomic_write, load_checkpoint, run_script
+from training import FLOWERS_ROOT, HelpFormatter, UserError, add_data_flags, atomic_write, load_checkpoint, run_script
 
 COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
 BATCH = 256  # images to reconstruct at once
@@ -58,7 +58,7 @@ def plot_losses(history: list[dict], path, model: str, data: dict) -> None:
 
 
 def plot_samples(images: np.ndarray, path, title: str) -> None:
-    """A grid of images (N, C, H, W) in [0, 1], as near to a square as full rows allow."""
+    """Images (N, C, H, W) in [0, 1], ten a row."""
     count, (height, width) = len(images), images.shape[2:]
     columns = min(COLUMNS, count)
     rows = [images[start : start + columns] for start in range(0, count, columns)]
@@ -131,10 +131,10 @@ def load_mlpae(output_root):
 
 def load_model(name: str, output_root):
     """(model, checkpoint) of AE or VAE, the model on the CPU. Raises UserError."""
-    from train_script import build_model
+    from VarAutoencoder import MODELS
 
     def build(checkpoint):
-        model = build_model(name, checkpoint["config"])
+        model = MODELS[name](**checkpoint["config"])
         model.load_state_dict(checkpoint["state_dict"])
         return model
 
@@ -145,6 +145,9 @@ def _rebuild(name, output_root, suffix, script, build):
     """(build(checkpoint), checkpoint) of the best model of that name."""
     path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}`"
     checkpoint = load_checkpoint(path, made_by)
+    if checkpoint["model"] != name or "epoch" not in checkpoint:
+        found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
+        raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
     try:
         return build(checkpoint), checkpoint
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -170,11 +173,9 @@ def load_reconstruction(name: str, output_root):
 def main(argv=None):
     """Draw the reconstructions of both splits, and the losses; returns the mean squared error of each split."""
     parser = argparse.ArgumentParser(
-        description="Show what a trained model reconstructs.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description="Show what a trained model reconstructs.", formatter_class=HelpFormatter
     )
-    parser.add_argument(
-        "--model", choices=list(LOSS_UNIT), required=True, default=argparse.SUPPRESS, help="whose checkpoint to show"
-    )
+    parser.add_argument("--model", choices=list(LOSS_UNIT), required=True, help="whose checkpoint to show")
     add_data_flags(parser)
     args = parser.parse_args(argv)
     reconstruct, checkpoint = load_reconstruction(args.model, args.output_root)
@@ -183,7 +184,7 @@ def main(argv=None):
     trained = checkpoint["data"]
     height, width = trained["image_size"]
     root, data = args.data_root or FLOWERS_ROOT, args.data
-    loaders = create_flower_dataloaders(256, root, width, height, data, trained["split_seed"])
+    loaders = create_flower_dataloaders(BATCH, root, width, height, data, trained["split_seed"])
     shown = loaders[0].dataset.info
     source = shown["name"]
     if shown["fingerprint"] != trained["fingerprint"]:

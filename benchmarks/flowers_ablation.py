@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,6 +26,7 @@ from training import natural_int, positive_int
 
 initialise, build_decoder = Autoencoder.initialise, Autoencoder.build_decoder
 build_encoder, build_optimizer = Autoencoder.build_encoder, train_script.build_optimizer
+make_steps = train_script.make_steps
 create_flower_dataloaders = data.create_flower_dataloaders
 
 
@@ -34,6 +36,20 @@ def without_twins(stack, last_gain):
     for layer in layers:
         nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2**0.5)
         nn.init.zeros_(layer.bias)
+
+
+def averaged_steps(args, model, optimizer, scheduler, device):
+    """Our steps, validated with a moving average of the weights over about 100 steps."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    train_step, _ = make_steps(args, model, optimizer, scheduler, device)
+    _, valid_step = make_steps(args, average, optimizer, scheduler, device)
+
+    def averaged_train_step(*batch, epoch):
+        metrics = train_step(*batch, epoch)
+        average.update_parameters(model)
+        return metrics
+
+    return averaged_train_step, valid_step
 
 
 def no_grey(*args):
@@ -79,28 +95,25 @@ def constant(args, parameters, steps_per_epoch):
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def on_models(name, replacement):
-    """Patches of a function that both model files use."""
-    return [mock.patch.object(module, name, replacement) for module in (Autoencoder, VarAutoencoder)]
+def patch(function, replacement):
+    """A context in which the module of a function holds another in its place."""
+    return mock.patch.object(sys.modules[function.__module__], function.__name__, replacement)
 
 
-INITIALISE, OPTIMIZER = (Autoencoder, "initialise"), (train_script, "build_optimizer")
 VARIANTS = {
     "**ours**": [],
-    "PyTorch's default weights": [mock.patch.object(*INITIALISE, lambda stack, last_gain: None)],
-    "orthogonal weights without twins": [mock.patch.object(*INITIALISE, without_twins)],
-    "gain √2 in the last layers as well": [
-        mock.patch.object(*INITIALISE, lambda stack, last_gain: initialise(stack, 2**0.5))
-    ],
-    "first bias zero": on_models("build_encoder", no_grey),
-    "transposed convolutions": on_models("build_decoder", transposed_decoder),
-    "images not mirrored": [
-        mock.patch.object(data, "create_flower_dataloaders", lambda *args, mirror: create_flower_dataloaders(*args))
-    ],
-    "no weight decay": [mock.patch.object(*OPTIMIZER, optimizer_with(weight_decay=0.0))],
-    "second moment over 1000 steps (beta2 0.999)": [mock.patch.object(*OPTIMIZER, optimizer_with(betas=(0.9, 0.999)))],
-    "cosines in the one-cycle schedule": [mock.patch.object(*OPTIMIZER, cosine)],
-    "Adam at a constant 1e-3": [mock.patch.object(*OPTIMIZER, constant)],
+    "PyTorch's default weights, our biases": [patch(initialise, lambda stack, last_gain: None)],
+    "orthogonal weights without twins": [patch(initialise, without_twins)],
+    "gain √2 in the last layers as well": [patch(initialise, lambda stack, last_gain: initialise(stack, 2**0.5))],
+    "first bias zero": [patch(build_encoder, no_grey)],
+    "transposed convolutions": [patch(build_decoder, transposed_decoder)],
+    "images not mirrored": [patch(create_flower_dataloaders, lambda *args, mirror: create_flower_dataloaders(*args))],
+    "no weight decay": [patch(build_optimizer, optimizer_with(weight_decay=0.0))],
+    "Adam's beta2 0.999": [patch(build_optimizer, optimizer_with(betas=(0.95, 0.999)))],
+    "cosines in the one-cycle schedule": [patch(build_optimizer, cosine)],
+    "Adam at a constant 1e-3": [patch(build_optimizer, constant)],
+    "validated with averaged weights": [patch(make_steps, averaged_steps)],
+    "log_var starts at 0": [mock.patch.object(VarAutoencoder, "LOG_VAR_START", 0.0)],
 }
 
 

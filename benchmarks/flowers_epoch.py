@@ -20,6 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train_script
 from data import create_flower_dataloaders
 from training import positive_int, seed_everything
+from VarAutoencoder import MODELS
+
+CPU = torch.device("cpu")
 
 
 def seconds_of(function) -> float:
@@ -40,10 +43,10 @@ def epoch_of(model_name, size, *flags):
     args = train_script.parse_args(["--model", model_name, "--image-size", str(size), "--epochs", "1000", *flags])
     loaders = create_flower_dataloaders(args.batch_size, img_width=size, img_height=size, mirror=True)
     seed_everything(args.seed)
-    model = train_script.build_model(model_name, {"img_height": size, "img_width": size})
-    model.to(memory_format=torch.channels_last)
+    model = MODELS[model_name](img_height=size, img_width=size)
+    model.to(memory_format=train_script.memory_format(CPU))
     optimizer, scheduler = train_script.build_optimizer(args, model.parameters(), len(loaders[0]))
-    train_step, valid_step = train_script.make_steps(args, model, optimizer, scheduler, torch.device("cpu"))
+    train_step, valid_step = train_script.make_steps(args, model, optimizer, scheduler, CPU)
 
     def epoch():
         for images, labels in loaders[0]:

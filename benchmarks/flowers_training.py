@@ -3,8 +3,9 @@
     python benchmarks/flowers_training.py --model VAE --turns 3         # about 10 minutes
 
 The usual way: the same model, optimizer, schedule and epochs, fed by torchvision's ImageFolder and a DataLoader
-that decodes every image in every epoch, without workers and with two. Each run is a process of its own, in turns;
-its time runs from the command to the end.
+that decodes every image in every epoch, without workers and with two; in PyTorch's default memory format, and
+validated in batches of 16, as tutorials do. Each run is a process of its own, in turns; its time runs from the
+command to the end.
 """
 
 import argparse
@@ -22,43 +23,42 @@ import train_script
 from training import FLOWERS_ROOT, PROJECT, natural_int, positive_int, seed_everything
 
 
-def usual_way(args, workers):
-    """Train as the tutorials do; prints the losses of the last epoch."""
+def usual_loaders(args, workers):
+    """DataLoaders of single images, decoded and resized each time; 80 % to train on, 20 % to validate on."""
     import torch
+    from torch.utils.data import DataLoader, Subset, random_split
 
     from data import import_torchvision
 
-    torchvision = import_torchvision()
+    datasets = import_torchvision().datasets
     from torchvision.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
 
-    seed_everything(args.seed)
     resize = [Resize(args.image_size), ToTensor()]
-    train_set, valid_set = (
-        torchvision.datasets.ImageFolder(PROJECT / FLOWERS_ROOT, Compose(steps))
-        for steps in ([RandomHorizontalFlip(), *resize], resize)
+    train_set = datasets.ImageFolder(PROJECT / FLOWERS_ROOT, Compose([RandomHorizontalFlip(), *resize]))
+    valid_set = datasets.ImageFolder(PROJECT / FLOWERS_ROOT, Compose(resize))
+    train_indices, valid_indices = random_split(torch.arange(len(train_set)), [0.8, 0.2])
+    options = {"batch_size": args.batch_size, "num_workers": workers, "persistent_workers": workers > 0}
+    return (
+        DataLoader(Subset(train_set, list(train_indices)), shuffle=True, **options),
+        DataLoader(Subset(valid_set, list(valid_indices)), **options),
     )
-    train_indices, valid_indices = torch.utils.data.random_split(range(len(train_set)), [0.8, 0.2])
-    train_loader, valid_loader = (
-        torch.utils.data.DataLoader(
-            torch.utils.data.Subset(dataset, list(indices)),
-            batch_size=args.batch_size,
-            shuffle=shuffle,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
-        for dataset, indices, shuffle in ((train_set, train_indices, True), (valid_set, valid_indices, False))
-    )
-    config = dict(zip(("encoding_dim", "img_height", "img_width"), (args.encoding_dim, *args.image_size), strict=True))
-    model = train_script.build_model(args.model, config)
+
+
+def usual_way(args, workers):
+    """Train as tutorials do, in the default memory format; prints the losses of the last epoch."""
+    import torch
+
+    from VarAutoencoder import MODELS, VAE_loss_function
+
+    seed_everything(args.seed)
+    train_loader, valid_loader = usual_loaders(args, workers)
+    model = MODELS[args.model](args.encoding_dim, *args.image_size)
     optimizer, scheduler = train_script.build_optimizer(args, model.parameters(), len(train_loader))
 
     def loss_of(images):
-        outputs = model(images)
         if args.model == "AE":
-            return torch.nn.functional.mse_loss(outputs, images)
-        from VarAutoencoder import VAE_loss_function
-
-        return VAE_loss_function(outputs, images) / images.numel()
+            return torch.nn.functional.mse_loss(model(images), images)
+        return VAE_loss_function(model(images), images) / images.numel()
 
     for _ in range(args.epochs):
         train_loss = valid_loss = 0.0
@@ -68,10 +68,10 @@ def usual_way(args, workers):
             loss.backward()
             optimizer.step()
             scheduler.step()
-            train_loss += loss.item() * len(images) / len(train_indices)
+            train_loss += loss.item() * len(images) / len(train_loader.dataset)
         with torch.no_grad():
             for images, _ in valid_loader:
-                valid_loss += loss_of(images).item() * len(images) / len(valid_indices)
+                valid_loss += loss_of(images).item() * len(images) / len(valid_loader.dataset)
     scale = 1 if args.model == "AE" else train_script.VAE_UNIT * 3 * args.image_size[0] * args.image_size[1]
     print(f"Train Loss: {scale * train_loss:.6f}, Valid Loss: {scale * valid_loss:.6f}")
 
@@ -79,12 +79,12 @@ def usual_way(args, workers):
 def run(command):
     """(seconds, peak memory in MiB, the last line with losses) of a process, its workers' memory not included."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    losses = [line for line in process.stdout if "Valid Loss: " in line and "Best" not in line][-1]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    losses = [line.strip() for line in process.stdout if "Train Loss: " in line]
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{command} ended with status {status}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024, losses.strip()
+    return time.perf_counter() - started, usage.ru_maxrss / 1024, losses[-1]
 
 
 def main(argv=None):

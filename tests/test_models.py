@@ -20,15 +20,14 @@ def images(count=4, height=24, width=24, seed=0):
 def test_the_shapes_through_every_layer(model, height, width, encoding_dim):
     model = model(encoding_dim, height, width)
     half, quarter = (height // 2, width // 2), (height // 4, width // 4)
-    codes = encoding_dim * (2 if model.name == "VAE" else 1)  # mu and log_var
     x, seen = images(2, height, width), []
     for layer in model.encoder:
         x = layer(x)
         seen.append(tuple(x.shape[1:]))
-    for shape in ((32, *half), (64, *quarter), (128, *quarter), (codes,)):
+    for shape in ((32, *half), (64, *quarter), (128, *quarter), (encoding_dim,)):
         assert shape in seen
         seen = seen[seen.index(shape) :]
-    x, seen = x[:, :encoding_dim], []
+    seen = []
     for layer in model.decoder:
         x = layer(x)
         seen.append(tuple(x.shape[1:]))
@@ -49,6 +48,17 @@ def test_what_a_model_is_called_and_how_long_its_latent_vector_is():
 def test_an_image_size_that_two_poolings_cannot_halve_is_refused(model, size):
     with pytest.raises(ValueError, match=f"multiples of 4.* found {size[0]}x{size[1]}"):
         model(64, *size)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("shape", [(2, 3, 16, 12), (2, 3, 24, 24), (2, 1, 12, 16), (3, 12, 16)])
+def test_images_of_another_size_than_the_model_is_for_are_refused(model, shape):
+    model = model(8, 12, 16)
+    for method in (model, model.reconstruct):
+        with pytest.raises(
+            ValueError, match=r"expected images \(B, 3, 12, 16\), found \(" + ", ".join(map(str, shape))
+        ):
+            method(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -139,7 +149,7 @@ def test_log_var_cannot_overflow():
     model = VarAutoencoder(4, 8, 8)
     with torch.no_grad():
         for bias in (1e30, -1e30):
-            model.encoder[-1].bias[4:] = bias
+            model.log_var.bias.fill_(bias)
             outputs = model(images(2, 8, 8))
             assert torch.isfinite(VAE_loss_function(outputs, images(2, 8, 8)))
             assert torch.isfinite(outputs[2]).all()
@@ -153,6 +163,7 @@ def test_the_vae_samples_in_training_and_in_evaluation_and_reconstructs_without_
         assert not torch.equal(first[0], second[0])
         assert torch.equal(first[1], second[1])
     assert torch.equal(model.reconstruct(x), model.decoder(model.encode(x)[0]))
+    assert torch.equal(model.encode(x)[0], model.encoder(x))
     ae = Autoencoder()
     assert torch.equal(ae.reconstruct(x), ae(x))
 
