@@ -148,6 +148,21 @@ def make_steps(args, model, optimizer, scheduler, device):
     return train_step, valid_step
 
 
+def make_state(model, optimizer, scheduler):
+    """(state, load_state), as `fit` takes them."""
+
+    def state():
+        weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # to open without a GPU
+        return {"state_dict": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+
+    def load_state(state):
+        model.load_state_dict(state["state_dict"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+
+    return state, load_state
+
+
 def diagnose(model, loader, best: dict, path) -> list[str]:
     """What the latent vector of the best VAE carries: lines for the log, and a picture at `path`."""
     from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, encode_all
@@ -163,7 +178,7 @@ def diagnose(model, loader, best: dict, path) -> list[str]:
         f"Diagnostics: reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image,"
         f" {used} (variance of mu above {ACTIVE_VARIANCE})"
     ]
-    if best["valid_kl"] < COLLAPSED_KL:
+    if active == 0 or best["valid_kl"] < COLLAPSED_KL:
         lines.append("Warning: the posterior has collapsed to the prior; try a lower --beta or more --epochs")
     return lines
 
@@ -190,16 +205,6 @@ def main(argv=None):
     image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
     print(f"Model: {args.model}, {image} -> {args.encoding_dim} -> {image}, {parameters:,} parameters", flush=True)
     optimizer, scheduler = build_optimizer(args, model.parameters(), len(loaders[0]))
-    parts = {"optimizer": optimizer, "scheduler": scheduler}
-
-    def state():
-        weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # to open without a GPU
-        return {"state_dict": weights, **{name: part.state_dict() for name, part in parts.items()}}
-
-    def load_state(state):
-        model.load_state_dict(state["state_dict"])
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
 
     def summary(best):
         return diagnose(model, loaders[1], best, vis / "latent_VAE.png") if args.model == "VAE" else []
@@ -213,8 +218,7 @@ def main(argv=None):
         ".pth",
         loaders,
         *make_steps(args, model, optimizer, scheduler, device),
-        state,
-        load_state,
+        *make_state(model, optimizer, scheduler),
         summary,
     )
     plot_losses(history, vis / f"loss_{args.model}.png", args.model, info)

@@ -301,6 +301,7 @@ def fit(
             epoch = len(history) + 1
             seed_everything(args.seed, epoch)
             train = _mean(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
+            seed_everything(args.seed)  # the same draws in every validation, so that its losses compare
             valid = _mean(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
             history.append(_row(epoch, train, valid))
             if _stale(history) == 0:
@@ -311,14 +312,19 @@ def fit(
 
     if len(history) < args.epochs:
         print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
-    best = load_checkpoint(best_path, made_by="a new training run")
-    save_checkpoint(best_path, {**best, "history": history})  # the whole of it, for the loss curves
+    _finish(args, best_path, history, summary)
+    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
+    return history
+
+
+def _finish(args, best_path, history, summary):
+    """Give the best checkpoint the whole history, for the loss curves, and print the last lines of the log."""
+    best = {**load_checkpoint(best_path, made_by="a new training run"), "history": history}
+    save_checkpoint(best_path, best)
     for line in summary(best):
         _log(line)
     name = best_path.relative_to(args.output_root).as_posix()
     _log(f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {name}")
-    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
-    return history
 
 
 def _mean(step, loader, where, bar):

@@ -89,6 +89,20 @@ def test_more_figures_than_the_loss_follow_it_in_the_log(tmp_path, capsys):
     )
 
 
+def test_every_validation_draws_the_same_numbers(tmp_path):
+    drawn = []
+
+    def step(images, labels, epoch=None):
+        drawn.append((epoch, np.random.random(), torch.rand(1).item()))
+        return {"loss": 1.0}
+
+    args = parse(tmp_path, "--epochs", "2")
+    fit(args, ABOUT, ".pkl", (TRAIN[:1], TRAIN[:1]), step, step, lambda: {"state_dict": {}}, None)
+    first, valid, second, again = drawn
+    assert valid == again
+    assert len({draw[1:] for draw in (first, valid, second)}) == 3
+
+
 def test_patience_counts_validations_without_a_better_loss(tmp_path, capsys):
     history, _ = train(tmp_path, [0.5, 0.4, 0.4, 0.6, 0.5, 0.1], "--epochs", "6")
     assert len(history) == 5
