@@ -244,13 +244,21 @@ def test_bfloat16_gives_nearly_the_same_loss(name, tiny_flowers, tmp_path):
     assert all(weight.dtype == torch.float32 for weight in best(tmp_path, name)["state_dict"].values())
 
 
-def test_a_collapsed_posterior_is_said_with_a_remedy(tiny_flowers, tmp_path):
-    flags = ["--model", "VAE", "--data-root", tiny_flowers, "--output-root", tmp_path, "--image-size", 8]
-    _, log = train(*flags, "--epochs", 60, "--beta", 100, "--batch-size", 8)
-    assert log[-3].startswith("Diagnostics: ")
-    assert log[-2].startswith("Warning: the posterior has collapsed")
-    assert "--beta" in log[-2]
-    assert log[-1].startswith("Best Valid Loss")
+@pytest.mark.parametrize(
+    ("scale", "kl", "active", "warned"), [(1.0, 5.0, 8, False), (0.0, 5.0, 0, True), (1.0, 0.01, 8, True)]
+)
+def test_a_collapsed_posterior_is_said_with_a_remedy(scale, kl, active, warned, tiny_flowers, tmp_path):
+    torch.manual_seed(0)
+    model = VarAutoencoder(8, 8, 8)
+    model.encoder[-1].weight.data *= scale  # 0: every image has the same mu
+    loader = create_flower_dataloaders(16, str(tiny_flowers), 8, 8)[1]
+    about = {"epoch": 3, "valid_recon": 2.0, "valid_kl": kl, "data": {"name": "flowers"}}
+    lines = train_script.diagnose(model, loader, {"state_dict": model.state_dict(), **about}, tmp_path / "latent.png")
+    used = f"{active} of 8 latent dimensions active (variance of mu above 0.01)"
+    assert lines[0] == f"Diagnostics: reconstruction 2.000 + KL {kl:.3f} per validation image, {used}"
+    assert len(lines) == 1 + warned
+    assert not warned or ("the posterior has collapsed" in lines[1] and "--beta" in lines[1])
+    assert_picture(tmp_path / "latent.png")
 
 
 @pytest.mark.parametrize(
