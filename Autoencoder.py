@@ -58,7 +58,7 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Flatten(),
         nn.Linear(128 * height * width, encoding_dim),
     )
-    initialise(encoder)
+    initialise(encoder, last_gain=0.5)
     with torch.no_grad():  # take mid-grey away, so that each unit is on for about half of the images
         encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
     return encoder
@@ -80,24 +80,25 @@ def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Conv2d(32, 3, 3, padding=1),
         nn.Sigmoid(),  # (B, 3, H, W)
     )
-    initialise(decoder)
+    initialise(decoder, last_gain=0.1)
     return decoder
 
 
 @torch.no_grad()
-def initialise(stack: nn.Sequential) -> None:
+def initialise(stack: nn.Sequential, last_gain: float) -> None:
     """Start from layers that lose nothing: orthogonal weights (Saxe et al. 2014) in twins.
 
     Each hidden channel gets a twin with the opposite weights, and the next layer subtracts the twin:
     relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
-    2017). The gain is √2, biases are zero. What each of these is worth stands in benchmarks/README.md.
+    2017). Biases are zero. The gain is √2, last_gain in the last layer.
+    What each of these is worth stands in benchmarks/README.md.
     """
     layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
     for layer in layers:
         twins_in, twins_out = layer is not layers[0], layer is not layers[-1]
         rows, columns, *kernel = layer.weight.shape
         block = torch.empty(rows // (1 + twins_out), columns // (1 + twins_in), *kernel)
-        nn.init.orthogonal_(block, gain=2**0.5)
+        nn.init.orthogonal_(block, 2**0.5 if twins_out else last_gain)
         block = torch.cat([block, -block], dim=1) if twins_in else block
         layer.weight.copy_(torch.cat([block, -block]) if twins_out else block)
         layer.bias.zero_()

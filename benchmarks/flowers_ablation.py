@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,27 +26,30 @@ from training import natural_int, positive_int
 
 initialise, build_decoder = Autoencoder.initialise, Autoencoder.build_decoder
 build_encoder, build_optimizer = Autoencoder.build_encoder, train_script.build_optimizer
+make_steps = train_script.make_steps
 create_flower_dataloaders = data.create_flower_dataloaders
 
 
-def without_twins(stack):
-    """Orthogonal weights of the same gain, each channel for itself."""
-    for layer in stack:
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            nn.init.orthogonal_(layer.weight, 2**0.5)
-            nn.init.zeros_(layer.bias)
+def without_twins(stack, last_gain):
+    """Orthogonal weights of the same gains, each channel for itself."""
+    layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else 2**0.5)
+        nn.init.zeros_(layer.bias)
 
 
-def times(factor, last_only=False):
-    """Our weights times a factor, in all layers or in the last one alone."""
+def averaged_steps(args, model, optimizer, scheduler, device):
+    """Our steps, validated with a moving average of the weights over about 100 steps."""
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    train_step, _ = make_steps(args, model, optimizer, scheduler, device)
+    _, valid_step = make_steps(args, average, optimizer, scheduler, device)
 
-    def build(stack):
-        initialise(stack)
-        layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
-        for layer in layers[-1:] if last_only else layers:
-            layer.weight.data *= factor
+    def averaged_train_step(*batch, epoch):
+        metrics = train_step(*batch, epoch)
+        average.update_parameters(model)
+        return metrics
 
-    return build
+    return averaged_train_step, valid_step
 
 
 def no_grey(*args):
@@ -58,11 +62,9 @@ def no_grey(*args):
 def transposed_decoder(*args):
     """Our decoder with transposed convolutions (kernel 4, stride 2) for upsampling and convolution."""
     layers = [nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ConvTranspose2d(32, 3, 4, 2, 1)]
-    for layer, twins_out in zip(layers, (True, False), strict=True):
+    for layer, twins_out, gain in zip(layers, (True, False), (2**0.5, 0.1), strict=True):
         rows, columns = layer.out_channels // (1 + twins_out), layer.in_channels // 2
-        block = nn.init.orthogonal_(
-            torch.empty(rows, columns, 4, 4), 2 * 2**0.5
-        )  # a pixel sees a quarter of the kernel
+        block = nn.init.orthogonal_(torch.empty(rows, columns, 4, 4), 2 * gain)  # a pixel sees a quarter of the kernel
         block = torch.cat([block, -block], dim=1)
         with torch.no_grad():
             layer.weight.copy_((torch.cat([block, -block]) if twins_out else block).transpose(0, 1))
@@ -100,10 +102,9 @@ def patch(function, replacement):
 
 VARIANTS = {
     "**ours**": [],
-    "PyTorch's default weights, our biases": [patch(initialise, lambda stack: None)],
+    "PyTorch's default weights, our biases": [patch(initialise, lambda stack, last_gain: None)],
     "orthogonal weights without twins": [patch(initialise, without_twins)],
-    "gain 1 instead of √2": [patch(initialise, times(2**-0.5))],
-    "last weights of encoder and decoder a tenth": [patch(initialise, times(0.1, last_only=True))],
+    "gain √2 in the last layers as well": [patch(initialise, lambda stack, last_gain: initialise(stack, 2**0.5))],
     "first bias zero": [patch(build_encoder, no_grey)],
     "transposed convolutions": [patch(build_decoder, transposed_decoder)],
     "images not mirrored": [patch(create_flower_dataloaders, lambda *args, mirror: create_flower_dataloaders(*args))],
@@ -111,6 +112,7 @@ VARIANTS = {
     "Adam's beta2 0.999": [patch(build_optimizer, optimizer_with(betas=(0.95, 0.999)))],
     "cosines in the one-cycle schedule": [patch(build_optimizer, cosine)],
     "Adam at a constant 1e-3": [patch(build_optimizer, constant)],
+    "validated with averaged weights": [patch(make_steps, averaged_steps)],
     "log_var starts at 0": [mock.patch.object(VarAutoencoder, "LOG_VAR_START", 0.0)],
 }
 
