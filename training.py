@@ -34,11 +34,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Adds to each flag's help its default, where it has one. A dict is a default that hangs on another flag."""
 
     def _get_help_string(self, action):
+        if action.default is None or action.default is False:
+            return action.help
         if isinstance(action.default, dict):
             return (
                 f"{action.help} (default: {', '.join(f'{value} for {key}' for key, value in action.default.items())})"
             )
-        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+        return super()._get_help_string(action)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +135,8 @@ def run_script(main) -> None:
         main()
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(f"error: not enough memory for images of this number and size: {error}")
     except KeyboardInterrupt:
         print("stopped; if it was training, --resume goes on from the last finished epoch", file=sys.stderr)
         sys.exit(130)

@@ -11,7 +11,16 @@ import sys
 
 import numpy as np
 
-from training import FLOWERS_ROOT, HelpFormatter, UserError, add_data_flags, atomic_write, load_checkpoint, run_script
+from training import (
+    FLOWERS_ROOT,
+    PROJECT,
+    HelpFormatter,
+    UserError,
+    add_data_flags,
+    atomic_write,
+    load_checkpoint,
+    run_script,
+)
 
 COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
 BATCH = 256  # images to reconstruct at once
@@ -143,7 +152,8 @@ def load_model(name: str, output_root):
 
 def _rebuild(name, output_root, suffix, script, build):
     """(build(checkpoint), checkpoint) of the best model of that name."""
-    path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}`"
+    elsewhere = "" if output_root == PROJECT else f' --output-root "{output_root}"'
+    path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}{elsewhere}`"
     checkpoint = load_checkpoint(path, made_by)
     if checkpoint["model"] != name or "epoch" not in checkpoint:
         found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"

@@ -132,7 +132,8 @@ def test_what_a_user_can_mend_is_one_line_and_status_1(command_line, tmp_path):
 def test_a_missing_checkpoint_names_the_command_that_makes_it(script, model, file, maker, tmp_path):
     result = run(script, "--model", model, "--output-root", tmp_path)
     assert result.returncode == 1
-    assert re.fullmatch(rf"error: .*{file} does not exist.*`python {maker}`\n", result.stderr)
+    made_by = re.escape(f'`python {maker} --output-root "{tmp_path}"`')
+    assert re.fullmatch(rf"error: .*{file} does not exist.*{made_by}\n", result.stderr)
 
 
 def test_the_reconstructions_are_drawn(trained, tiny_flowers):

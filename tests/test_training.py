@@ -338,6 +338,7 @@ def test_how_a_script_ends(capsys):
 
     assert fails(UserError("mend it")) == "error: mend it"  # printed, with status 1, by the interpreter
     assert "disk full" in fails(OSError("disk full"))
+    assert "not enough memory" in fails(MemoryError("Unable to allocate 116. GiB"))
     assert fails(KeyboardInterrupt()) == 128 + signal.SIGINT
     assert "--resume" in capsys.readouterr().err
     assert run_script(lambda: None) is None
