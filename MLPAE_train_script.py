@@ -105,7 +105,7 @@ def main(argv=None):
     import torch  # after the flags: it takes a second to load
 
     from data import create_flower_dataloaders, describe
-    from visualization import plot_losses
+    from visualization import LOSS_UNIT, plot_losses
 
     torch.set_num_threads(1)  # it only slices batches; with threads of its own it fights NumPy's for the cores
     loaders = create_flower_dataloaders(args.batch_size, args.data_root or FLOWERS_ROOT, data=args.data)
@@ -141,7 +141,8 @@ def main(argv=None):
         state=lambda: {"state_dict": get_weights(model)},
         load_state=lambda state: set_weights(model, state["state_dict"]),
     )
-    plot_losses(history, args.output_root / "vis" / f"loss_{NAME}.png", NAME, train_set.info)
+    title = f"{NAME} on {train_set.info['name']}"
+    plot_losses(history, args.output_root / "vis" / f"loss_{NAME}.png", title, LOSS_UNIT[NAME])
     return history
 
 

@@ -2,12 +2,17 @@
 
     train_loader, valid_loader = create_flower_dataloaders(batch_size=16)
     for images, labels in train_loader:     # float32 (16, 3, 24, 24) in [0, 1], int64 (16,)
+    train_loader, test_loader = create_mnist_dataloaders(batch_size=128)
+    for images, labels in train_loader:     # float32 (128, 1, 28, 28) in [0, 1], int64 (128,)
 
 Images are decoded once and held as uint8; batches are sliced from them.
 """
 
+import contextlib
 import hashlib
 import os
+import socket
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +22,14 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
-from synthetic import FLOWER_CLASSES, make_flowers
-from training import FLOWERS_ROOT, PROJECT, UserError
+from synthetic import FLOWER_CLASSES, make_digits, make_flowers
+from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError
 
 VALID_FRACTION = 0.2
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
+MNIST_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+MNIST_TRAIN = 60_000  # digits of the stand-in to train on; the other 10,000 are its test set
+PATIENCE = 20  # seconds that a server of MNIST may be silent
 
 
 class ImageDataset(Dataset):
@@ -68,21 +76,34 @@ def create_flower_dataloaders(
         images, labels, classes = _draw_flowers(img_height, img_width, split_seed)
     else:
         images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
-    info = {
-        "name": "flowers" if folder else "synthetic flowers",
-        "classes": list(classes),
-        "images": len(images),
-        "image_size": [img_height, img_width],
-        "split_seed": split_seed,
-        "fingerprint": hashlib.sha256(images).hexdigest()[:16],
-    }
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    info = _info("flowers" if folder else "synthetic flowers", classes, images, split_seed)
     cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
     train = ImageDataset(images[:cut], labels[:cut], info, mirror)
     valid = ImageDataset(images[cut:], labels[cut:], info)
-    train_loader = _loader(train, batch_size, RandomSampler(train))
-    valid_loader = _loader(valid, max(batch_size, VALID_BATCH), SequentialSampler(valid))
-    return train_loader, valid_loader
+    return _loaders(train, valid, batch_size)
+
+
+def create_mnist_dataloaders(
+    batch_size: int, root: str | Path = MNIST_ROOT, data: str = "auto"
+) -> tuple[DataLoader, DataLoader]:
+    """MNIST (LeCun et al. 1998): 60,000 digits to train on (shuffled anew each epoch), 10,000 to test on (in order).
+
+    root holds MNIST/raw/, as torchvision lays it out; what is missing there is downloaded. data is "real", "synthetic"
+    (the procedural stand-in) or "auto": the stand-in where nothing is below the default root and the download fails,
+    else real. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,) from 0 to 9, where B is
+    batch_size in training and at least 256 in the test.
+    Raises UserError where a file is damaged, or missing and not to be had.
+    """
+    folder = _find_mnist(root, data)
+    if folder is None:
+        images, labels = make_digits()
+        parts = (images[:MNIST_TRAIN], labels[:MNIST_TRAIN]), (images[MNIST_TRAIN:], labels[MNIST_TRAIN:])
+    else:
+        parts = _read_mnist(folder, "train"), _read_mnist(folder, "t10k")
+    images = torch.cat([images for images, _ in parts])
+    info = _info("MNIST" if folder else "synthetic digits", map(str, range(10)), images, None)
+    return _loaders(*(ImageDataset(*part, info) for part in parts), batch_size)
 
 
 def import_torchvision():
@@ -110,29 +131,115 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     """The log's `Data:` line."""
     info = train_loader.dataset.info
     height, width = info["image_size"]
-    standin = ", a procedural stand-in for the photographs" if info["name"].startswith("synthetic") else ""
+    standin = ", a procedural stand-in for the real ones" if info["name"].startswith("synthetic") else ""
+    split = "official split" if info["split_seed"] is None else f"split seed {info['split_seed']}"
     return (
         f"{info['name']}{standin}, {info['images']} images of {len(info['classes'])} classes"
         f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"
-        f" {len(valid_loader.dataset)} valid, split seed {info['split_seed']}, fingerprint {info['fingerprint']}"
+        f" {len(valid_loader.dataset)} valid, {split}, fingerprint {info['fingerprint']}"
     )
+
+
+def _info(name, classes, images, split_seed):
+    """What checkpoints say of the data."""
+    return {
+        "name": name,
+        "classes": list(classes),
+        "images": len(images),
+        "image_size": list(images.shape[2:]),
+        "split_seed": split_seed,
+        "fingerprint": hashlib.sha256(images.numpy()).hexdigest()[:16],
+    }
+
+
+def _locate(root, default, data, expected, needed):
+    """The folder that root names. Raises UserError for none where it is needed or named by hand, or a dead link."""
+    if data not in ("auto", "real", "synthetic"):
+        raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
+    folder = PROJECT / root if root == default else Path(root)
+    dead_link = data == "auto" and os.path.lexists(folder)
+    if not folder.is_dir() and (root != default or needed or dead_link):
+        raise UserError(
+            f"{folder} is not a folder: expected one with {expected}."
+            " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"
+        )
+    return folder
 
 
 def _find_flowers(root, data):
     """The folder to read photographs from, or None for the stand-in."""
-    if data not in ("auto", "real", "synthetic"):
-        raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
-    by_hand = root != FLOWERS_ROOT
-    folder = Path(root) if by_hand else PROJECT / root
-    if data == "auto" and not by_hand and not os.path.lexists(folder):  # a dangling link is a mistake, said below
+    folder = _locate(root, FLOWERS_ROOT, data, "a sub-folder of images for each class", needed=data == "real")
+    if data == "auto" and not folder.is_dir():
         warnings.warn(f"there are no photographs in {FLOWERS_ROOT}: procedural flowers stand in", stacklevel=3)
+    return folder if data != "synthetic" and folder.is_dir() else None
+
+
+def _find_mnist(root, data):
+    """The folder that holds MNIST's four files, downloaded where they were missing, or None for the stand-in."""
+    folder = _locate(root, MNIST_ROOT, data, "MNIST/raw/ in it", needed=False) / "MNIST" / "raw"
+    if data == "synthetic":
         return None
-    if not folder.is_dir() and (by_hand or data != "synthetic"):
-        raise UserError(
-            f"{folder} is not a folder: expected one with a sub-folder of images for each class."
-            " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"
+    missing = [name for name in MNIST_FILES if not (folder / name).is_file()]
+    if not missing:
+        return folder
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    reason = _download_mnist(folder.parent.parent)
+    if reason is None:
+        return folder
+    if data == "auto" and root == MNIST_ROOT and not there:
+        warnings.warn(
+            f"MNIST is not in {MNIST_ROOT}, and its download failed ({reason}): procedural digits stand in",
+            stacklevel=3,
         )
-    return None if data == "synthetic" else folder
+        return None
+    raise UserError(
+        f"{folder} holds {', '.join(there) or 'nothing'}, but no {', '.join(missing)}, and the download failed"
+        f" ({reason}): put MNIST's four files there, or use --data synthetic alone for the procedural stand-in"
+    )
+
+
+def _download_mnist(root):
+    """Let torchvision fetch and unpack what is missing; returns why it could not, or None."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output is the log
+            import_torchvision().datasets.MNIST(root, download=True)
+    except Exception as error:  # no network, no right to write, a damaged archive, ...
+        return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read_mnist(folder, split):
+    """(images, labels) of the split "train" or "t10k": uint8 (N, 1, 28, 28), int64 (N,)."""
+    mnist = import_torchvision().datasets.mnist
+    paths = folder / f"{split}-images-idx3-ubyte", folder / f"{split}-labels-idx1-ubyte"
+    images, labels = _read_idx(mnist.read_image_file, paths[0]), _read_idx(mnist.read_label_file, paths[1])
+    if images.shape[1:] != (28, 28):
+        raise UserError(f"{paths[0]} holds images of {tuple(images.shape[1:])} pixels, expected (28, 28)")
+    if len(images) != len(labels) or not len(labels):
+        raise UserError(f"{paths[0]} holds {len(images)} images, but {paths[1]} holds {len(labels)} labels")
+    if labels.max() > 9:
+        raise UserError(f"{paths[1]} holds the label {labels.max()}, expected 0 to 9")
+    return images[:, None], labels
+
+
+def _read_idx(read, path):
+    try:
+        return read(str(path))
+    except OSError:
+        raise
+    except Exception as error:  # what a damaged file makes the reader raise is anybody's guess
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"{path} is not a whole file of MNIST ({reason}): remove it, so that it is downloaded again"
+        ) from None
+
+
+def _loaders(train, valid, batch_size):
+    train_loader = _loader(train, batch_size, RandomSampler(train))
+    return train_loader, _loader(valid, max(batch_size, VALID_BATCH), SequentialSampler(valid))
 
 
 def _loader(dataset, batch_size, sampler):

@@ -1,10 +1,16 @@
-"""Procedural stand-in for the flower photographs: three species, drawn by formula.
+"""Procedural stand-ins for the data: three species of flowers, drawn by formula, and digits, bent from printed ones.
 
-It exists so that every command works on a machine without the data. It is about as hard as the real
-photographs: the mean image's squared error and the principal components' are close to theirs.
+They exist so that every command works on a machine without the data. They are about as hard as the real
+pictures: the mean image's squared error and the principal components' are close to theirs.
 """
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 FLOWER_CLASSES = ("astilbe", "bellflower", "calendula")
 
@@ -22,6 +28,13 @@ BACKGROUNDS = [
     (0.35, 0.3, 0.22),
     (0.5, 0.55, 0.55),
 ]
+
+DIGIT_SIDE, DIGIT_BOX = 28, 20  # of an MNIST image, and of the box that a digit is scaled to, in pixels
+DIGIT_FONTS = (
+    *("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-Bold"),
+    *("STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "cmr10", "cmss10", "cmtt10", "cmti10"),
+)  # that matplotlib ships, so they are on every machine
+FINENESS = 3  # pixels of a printed digit for each of the drawn image
 
 
 def make_flowers(per_class: int = 1000, height: int = 24, width: int = 24, seed: int = 0):
@@ -99,3 +112,67 @@ def _light(rng, canvas, x, y):
 def _pick(rng, palette, count, spread):
     """`count` colours drawn from the palette and varied, (count, 3)."""
     return np.array(palette)[rng.integers(len(palette), size=count)] + rng.normal(0, spread, (count, 3))
+
+
+def make_digits(count: int = 70_000, seed: int = 0):
+    """Draw `count` digits as MNIST has them: white on black, centred by mass; the same arguments give the same digits.
+
+    Each is a printed digit that was slanted, turned, scaled, drawn with a thicker or thinner pen and bent elastically.
+    Returns images, uint8 tensor (count, 1, 28, 28), and labels, int64 tensor (count,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    fields = torch.stack([_distance_field(font, str(digit)) for font in DIGIT_FONTS for digit in range(10)])
+    labels = torch.randint(10, (count,), generator=generator)
+    printed = 10 * torch.randint(len(DIGIT_FONTS), (count,), generator=generator) + labels
+    images = torch.cat([_write(fields[part], generator) for part in printed.split(1000)])
+    return images, labels
+
+
+def _distance_field(font, digit):
+    """How deep inside the printed digit each point lies, negative outside, in pixels of the image to draw."""
+    fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
+    typeface, side = ImageFont.truetype(str(fonts / f"{font}.ttf"), 100), FINENESS * DIGIT_SIDE
+    left, top, right, bottom = typeface.getbbox(digit)
+    typeface = typeface.font_variant(size=100 * FINENESS * DIGIT_BOX / max(right - left, bottom - top))
+    left, top, right, bottom = typeface.getbbox(digit)
+    image = Image.new("L", (side, side))
+    corner = (side - left - right) / 2, (side - top - bottom) / 2
+    ImageDraw.Draw(image).text(corner, digit, fill=255, font=typeface)
+    ink = np.asarray(image) > 127
+    return torch.from_numpy(_distance(~ink) - _distance(ink)).float() / FINENESS
+
+
+def _distance(mask):
+    """Of each pixel to the nearest one in a square mask, axis by axis (Felzenszwalb & Huttenlocher 2012)."""
+    places = np.arange(len(mask))
+    squares = (places[:, None] - places) ** 2
+    field = np.where(mask, 0, len(mask) ** 3).astype(np.float32)
+    for _ in range(2):
+        field = (field + squares[:, :, None]).min(axis=1).T
+    return np.sqrt(field)
+
+
+def _write(fields, generator):
+    """Distance fields (B, 84, 84) of printed digits -> written ones, uint8 (B, 1, 28, 28)."""
+
+    def normal(spread, *shape):
+        return spread * torch.randn(len(fields), *shape, generator=generator)
+
+    angle, slant, pen = normal(0.12), 0.1 + normal(0.25), 0.15 + normal(0.45, 1, 1, 1)
+    height = 0.85 + 0.25 * torch.rand(len(fields), generator=generator)
+    width = height * normal(0.12).exp()
+    x_axis = torch.stack([angle.cos(), angle.sin() + slant], dim=1) / width[:, None]
+    y_axis = torch.stack([-angle.sin(), angle.cos()], dim=1) / height[:, None]
+    axes, centre = torch.stack([x_axis, y_axis], dim=1), torch.zeros(len(fields), 2, 1)  # (B, 2, 2), (B, 2, 1)
+    shape, places = (len(fields), 1, DIGIT_SIDE, DIGIT_SIDE), torch.linspace(-1, 1, DIGIT_SIDE)
+    bends = interpolate(normal(0.1, 2, 4, 4), shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    for _ in range(2):  # the second time around the centre of mass that the first one finds
+        grid = affine_grid(torch.cat([axes, axes @ centre], dim=2), shape, align_corners=True) + bends
+        depth = grid_sample(fields[:, None], grid, padding_mode="border", align_corners=True)
+        depth *= height[:, None, None, None]
+        thickness = torch.maximum(pen, 0.6 - depth.amax(dim=(1, 2, 3), keepdim=True))  # so that no stroke vanishes
+        ink = (0.5 + (depth + thickness) / 1.3).clamp(0, 1)  # (B, 1, 28, 28), edges 1.3 pixels wide
+        mass = ink.sum(dim=(1, 2, 3))[:, None]
+        centre = torch.stack([ink.sum(dim=(1, 2)) @ places, ink.sum(dim=(1, 3)) @ places], dim=1) / mass
+        centre = centre[:, :, None]
+    return (255 * ink).round().byte()

@@ -25,6 +25,7 @@ from training import (
     positive_int,
     run_script,
     seed_everything,
+    torch_steps,
 )
 
 VAE_UNIT = 16  # the coursework states the VAE's loss as the sum over a batch of 16, whatever --batch-size is
@@ -111,56 +112,28 @@ def memory_format(device):
 
 
 def make_steps(args, model, optimizer, scheduler, device):
-    """(train_step, valid_step), as `fit` takes them."""
-    import torch
+    """(train_step, valid_step, state, load_state), as `fit` takes them."""
+    from torch.nn.functional import mse_loss
 
     from VarAutoencoder import VAE_loss_function, kl_divergence
 
     layout = memory_format(device)
 
+    def inputs(images, labels):
+        return (images.to(device, memory_format=layout),)
+
     def measure(outputs, images):
-        """The loss summed over the batch, and what the log says of it."""
+        pixels = images.numel()  # the loss to minimise is a mean: one learning rate suits every batch and image size
         if args.model == "AE":
-            loss = torch.nn.functional.mse_loss(outputs, images, reduction="sum")
-            return loss, {"loss": loss.item() / images.numel()}
+            loss = mse_loss(outputs, images, reduction="sum")
+            return loss / pixels, {"loss": loss.item() / pixels}
         loss = VAE_loss_function(outputs, images, args.beta)
         _, mu, log_var = outputs
         kl = kl_divergence(mu.detach(), log_var.detach()).sum().item() / len(images)
         per_image = loss.item() / len(images)
-        return loss, {"loss": VAE_UNIT * per_image, "recon": per_image - args.beta * kl, "kl": kl}
+        return loss / pixels, {"loss": VAE_UNIT * per_image, "recon": per_image - args.beta * kl, "kl": kl}
 
-    def train_step(images, labels, epoch):
-        images = images.to(device, memory_format=layout)
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
-            outputs = model(images)
-        loss, metrics = measure(outputs, images)
-        optimizer.zero_grad()
-        (loss / images.numel()).backward()  # a mean: one learning rate suits every batch and image size
-        optimizer.step()
-        scheduler.step()
-        return metrics
-
-    @torch.no_grad()
-    def valid_step(images, labels):
-        images = images.to(device, memory_format=layout)
-        return measure(model(images), images)[1]
-
-    return train_step, valid_step
-
-
-def make_state(model, optimizer, scheduler):
-    """(state, load_state), as `fit` takes them."""
-
-    def state():
-        weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # to open without a GPU
-        return {"state_dict": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
-
-    def load_state(state):
-        model.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-
-    return state, load_state
+    return torch_steps(args, model, inputs, measure, optimizer, scheduler)
 
 
 def diagnose(model, loader, best: dict, path) -> list[str]:
@@ -188,7 +161,7 @@ def main(argv=None):
     args = parse_args(argv)
     from data import create_flower_dataloaders, describe  # after the flags: PyTorch takes a second to load
     from VarAutoencoder import MODELS
-    from visualization import plot_losses
+    from visualization import LOSS_UNIT, plot_losses
 
     device = pick_device(args.device)
     args.device = str(device)
@@ -218,10 +191,10 @@ def main(argv=None):
         ".pth",
         loaders,
         *make_steps(args, model, optimizer, scheduler, device),
-        *make_state(model, optimizer, scheduler),
         summary,
     )
-    plot_losses(history, vis / f"loss_{args.model}.png", args.model, info)
+    title = f"{args.model} on {info['name']}"
+    plot_losses(history, vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
     return history
 
 

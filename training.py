@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 PROJECT = Path(__file__).resolve().parent
-FLOWERS_ROOT = "./flowers"  # below PROJECT, wherever a script is called from
+FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a script is called from
+FLOWERS_HELP = f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
 
 
@@ -43,15 +44,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """--data, --data-root and --output-root, the same in every script."""
+def add_data_flags(parser: argparse.ArgumentParser, data_root: str = FLOWERS_HELP) -> None:
+    """--data, --data-root (with its help) and --output-root, the same in every script."""
     group = parser.add_argument_group("data and output")
     group.add_argument(
         "--data", choices=["auto", "real", "synthetic"], default="auto", help="auto: real if there, else synthetic"
     )
-    group.add_argument(
-        "--data-root", metavar="DIR", type=Path, help=f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
-    )
+    group.add_argument("--data-root", metavar="DIR", type=Path, help=data_root)
     add_output_flag(group)
 
 
@@ -266,6 +265,43 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     np.random.seed(mixed)
     torch.manual_seed(mixed)
+
+
+def torch_steps(args, model, inputs, measure, optimizer, scheduler):
+    """(train_step, valid_step, state, load_state) of a PyTorch model, as `fit` takes them.
+
+    inputs(images, labels) -> what the model is called with, on its device, the images first.
+    measure(outputs, images) -> (the loss to minimise, what the log says of it: {"loss": ..., ...}).
+    The scheduler goes one step on with every batch.
+    """
+    import torch
+
+    def train_step(images, labels, epoch):
+        batch = inputs(images, labels)
+        with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=args.amp):
+            outputs = model(*batch)
+        loss, metrics = measure(outputs, batch[0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        return metrics
+
+    @torch.no_grad()
+    def valid_step(images, labels):
+        batch = inputs(images, labels)
+        return measure(model(*batch), batch[0])[1]
+
+    def state():
+        weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # to open without a GPU
+        return {"state_dict": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+
+    def load_state(state):
+        model.load_state_dict(state["state_dict"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+
+    return train_step, valid_step, state, load_state
 
 
 def fit(

@@ -7,6 +7,7 @@ checkpoint alone. The only file that imports matplotlib; no display is needed.
 """
 
 import argparse
+import io
 import sys
 
 import numpy as np
@@ -33,48 +34,61 @@ LOSS_UNIT = {
 
 def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, path, title: str) -> None:
     """Blocks of two rows, originals above reconstructions; both (N, 3, H, W) or (N, 1, H, W) in [0, 1]."""
-    count, columns = len(originals), min(COLUMNS, len(originals))
-    starts = range(0, count, columns)
-    rows = [part[start : start + columns] for start in starts for part in (originals, reconstructions)]
-    labels = ["original", "reconstruction"] * len(starts)
-    height, width = originals.shape[2:]
-    figure, axes = _figure(max(7, 1.4 + 0.8 * columns), 0.7 + 0.8 * len(rows) * height / width)
-    axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)
-    axes.set_xticks([])
-    axes.set_frame_on(False)
-    axes.tick_params(length=0)
-    axes.set_title(title)
+    pairs = zip(_split(originals, COLUMNS), _split(reconstructions, COLUMNS), strict=True)
+    rows = [row for pair in pairs for row in pair]
+    _save(_draw_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2)), path)
+
+
+def plot_samples(images: np.ndarray, path, title: str, columns: int = COLUMNS, labels: list[str] | None = None) -> None:
+    """Images (N, C, H, W) in [0, 1], `columns` a row; labels: one for each row."""
+    _save(_draw_grid(_split(images, columns), title, labels), path)
+
+
+def plot_film(frames: list[np.ndarray], path, titles: list[str]) -> None:
+    """A GIF whose frames are what `plot_samples` draws, half a second each and the last one longer."""
+    from PIL import Image
+
+    pictures = []
+    for images, title in zip(frames, titles, strict=True):
+        png = io.BytesIO()
+        _draw_grid(_split(images, COLUMNS), title).savefig(png, dpi=75)
+        pictures.append(Image.open(png).convert("L"))
+    duration = [500] * (len(pictures) - 1) + [3000]
+    with atomic_write(path) as file:
+        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def plot_latent_space(points: np.ndarray, labels: np.ndarray, path, title: str, axis: str) -> None:
+    """Points (N, 2), coloured by their labels (N,) from 0 to 9; axis: what the two coordinates are called."""
+    figure, axes = _figure(7.5, 6.5)
+    scatter = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, linewidths=0)
+    figure.colorbar(scatter, label="digit", ticks=range(10))
+    axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2", aspect="equal")
     _save(figure, path)
 
 
-def plot_losses(history: list[dict], path, model: str, data: dict) -> None:
+def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
     """The train and validation loss of each epoch, on a logarithmic scale, and where the best one is."""
+    from matplotlib.ticker import AutoLocator, NullLocator
+
     figure, axes = _figure(7, 4.5)
     epochs = [row["epoch"] for row in history]
+    losses = [row[name] for row in history for name in ("train_loss", "valid_loss")]
     best = min(history, key=lambda row: row["valid_loss"])
     axes.semilogy(epochs, [row["train_loss"] for row in history], ".-", label="train")
     axes.semilogy(epochs, [row["valid_loss"] for row in history], ".-", label="validation")
     label = f"best: {best['valid_loss']:.4g} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
-    axes.set(title=f"{model} on {data['name']}", xlabel="epoch", ylabel=LOSS_UNIT[model])
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    if max(losses) < 10 * min(losses):  # a logarithmic scale would have few ticks
+        axes.yaxis.set_major_locator(AutoLocator())
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
     axes.legend()
-    _save(figure, path)
-
-
-def plot_samples(images: np.ndarray, path, title: str) -> None:
-    """Images (N, C, H, W) in [0, 1], ten a row."""
-    count, (height, width) = len(images), images.shape[2:]
-    columns = min(COLUMNS, count)
-    rows = [images[start : start + columns] for start in range(0, count, columns)]
-    figure, axes = _figure(max(7, 0.8 * columns), 0.7 + 0.8 * len(rows) * height / width)
-    axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_axis_off()
-    axes.set_title(title)
     _save(figure, path)
 
 
@@ -108,6 +122,26 @@ def _figure(width, height, columns=1):
     return figure, figure.subplots(ncols=columns)
 
 
+def _split(images, columns):
+    return [images[start : start + columns] for start in range(0, len(images), columns)]
+
+
+def _draw_grid(rows, title, labels=None):
+    columns, (height, width) = max(map(len, rows)), rows[0].shape[2:]
+    size = max(7, (1.4 if labels else 0) + 0.8 * columns), 0.7 + 0.8 * len(rows) * height / width
+    figure, axes = _figure(*size)
+    axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    if labels:
+        axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)
+    else:
+        axes.set_yticks([])
+    axes.set_xticks([])
+    axes.set_frame_on(False)
+    axes.tick_params(length=0)
+    axes.set_title(title)
+    return figure
+
+
 def _save(figure, path):
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
@@ -134,7 +168,7 @@ def load_mlpae(output_root):
         set_weights(model, checkpoint["state_dict"])
         return model
 
-    model, checkpoint = _rebuild("MLPAE", output_root, ".pkl", "MLPAE_train_script.py", build)
+    model, checkpoint = rebuild("MLPAE", output_root, ".pkl", "MLPAE_train_script.py", build)
     return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
 
 
@@ -147,11 +181,11 @@ def load_model(name: str, output_root):
         model.load_state_dict(checkpoint["state_dict"])
         return model
 
-    return _rebuild(name, output_root, ".pth", f"train_script.py --model {name}", build)
+    return rebuild(name, output_root, ".pth", f"train_script.py --model {name}", build)
 
 
-def _rebuild(name, output_root, suffix, script, build):
-    """(build(checkpoint), checkpoint) of the best model of that name."""
+def rebuild(name: str, output_root, suffix: str, script: str, build):
+    """(build(checkpoint), checkpoint) of the best model of that name, which `script` makes. Raises UserError."""
     elsewhere = "" if output_root == PROJECT else f' --output-root "{output_root}"'
     path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}{elsewhere}`"
     checkpoint = load_checkpoint(path, made_by)
@@ -195,11 +229,7 @@ def main(argv=None):
     height, width = trained["image_size"]
     root, data = args.data_root or FLOWERS_ROOT, args.data
     loaders = create_flower_dataloaders(BATCH, root, width, height, data, trained["split_seed"])
-    shown = loaders[0].dataset.info
-    source = shown["name"]
-    if shown["fingerprint"] != trained["fingerprint"]:
-        source += f" (not the images it was trained on: {trained['name']})"
-        print(f"note: these are not the images that {args.model} was trained on: {trained['name']}", file=sys.stderr)
+    source = name_source(loaders[0].dataset.info, checkpoint)
 
     errors, vis = {}, args.output_root / "vis"
     for split, loader in zip(("train", "valid"), loaders, strict=True):
@@ -209,8 +239,20 @@ def main(argv=None):
         title += ", drawn from the mean of q(z|x)" if args.model == "VAE" else ""
         path = vis / f"{split}_{args.model}.png"
         plot_reconstructions(originals, reconstructions, path, title)
-    plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", args.model, trained)
+    title = f"{args.model} on {trained['name']}"
+    plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
     return errors
+
+
+def name_source(shown: dict, checkpoint: dict) -> str:
+    """What a title calls the images shown, with a note where the model was trained on others."""
+    trained = checkpoint["data"]
+    if shown["fingerprint"] == trained["fingerprint"]:
+        return shown["name"]
+    print(
+        f"note: these are not the images that {checkpoint['model']} was trained on: {trained['name']}", file=sys.stderr
+    )
+    return f"{shown['name']} (not the images it was trained on: {trained['name']})"
 
 
 def compare(reconstruct, dataset):

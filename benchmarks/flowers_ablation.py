@@ -41,15 +41,15 @@ def without_twins(stack, last_gain):
 def averaged_steps(args, model, optimizer, scheduler, device):
     """Our steps, validated with a moving average of the weights over about 100 steps."""
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    train_step, _ = make_steps(args, model, optimizer, scheduler, device)
-    _, valid_step = make_steps(args, average, optimizer, scheduler, device)
+    train_step, _, *state = make_steps(args, model, optimizer, scheduler, device)
+    _, valid_step, *_ = make_steps(args, average, optimizer, scheduler, device)
 
     def averaged_train_step(*batch, epoch):
         metrics = train_step(*batch, epoch)
         average.update_parameters(model)
         return metrics
 
-    return averaged_train_step, valid_step
+    return averaged_train_step, valid_step, *state
 
 
 def no_grey(*args):

@@ -46,7 +46,7 @@ def epoch_of(model_name, size, *flags):
     model = MODELS[model_name](img_height=size, img_width=size)
     model.to(memory_format=train_script.memory_format(CPU))
     optimizer, scheduler = train_script.build_optimizer(args, model.parameters(), len(loaders[0]))
-    train_step, valid_step = train_script.make_steps(args, model, optimizer, scheduler, CPU)
+    train_step, valid_step, *_ = train_script.make_steps(args, model, optimizer, scheduler, CPU)
 
     def epoch():
         for images, labels in loaders[0]:

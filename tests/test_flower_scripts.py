@@ -1,14 +1,12 @@
 """train_script.py, visualization.py and random_generation.py for AE and VAE, from flags to files."""
 
-import contextlib
-import io
 import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import assert_picture
+from conftest import assert_picture, assert_same_weights, last_weights, logged, stopped_in_epoch
 
 import random_generation
 import train_script
@@ -27,9 +25,7 @@ FIELDS = {
 
 def train(*argv):
     """Run the training script; returns (history, its log as lines)."""
-    with contextlib.redirect_stdout(io.StringIO()) as log:
-        history = train_script.main([str(arg) for arg in argv])
-    return history, log.getvalue().splitlines()
+    return logged(train_script.main, *argv)
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -43,16 +39,6 @@ def trained(request, tiny_flowers, tmp_path_factory):
 
 def best(root, name):
     return load_checkpoint(root / "models" / f"BestModel_{name}.pth", made_by="test")
-
-
-def last_weights(root, name):
-    return load_checkpoint(root / "models" / f"LastModel_{name}.pth", made_by="test")["state_dict"]
-
-
-def assert_same_weights(found, expected):
-    assert found.keys() == expected.keys()
-    for name in found:
-        assert torch.equal(found[name], expected[name]), name
 
 
 def test_the_log(trained):
@@ -179,20 +165,8 @@ def test_random_latents_are_from_the_standard_normal(trained, monkeypatch):
 def test_an_interrupted_run_resumes_to_the_same_weights_and_log(name, optimizer, tiny_flowers, tmp_path, monkeypatch):
     flags = ["--model", name, "--optimizer", optimizer, "--data-root", tiny_flowers, "--image-size", 8, "--epochs", 4]
     whole = train(*flags, "--output-root", tmp_path / "whole")
-    make_steps = train_script.make_steps
-
-    def interrupted(*args):
-        step, valid_step = make_steps(*args)
-
-        def train_step(images, labels, epoch):
-            if epoch == 3:
-                raise KeyboardInterrupt
-            return step(images, labels, epoch)
-
-        return train_step, valid_step
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_script, "make_steps", interrupted)
+        patch.setattr(train_script, "make_steps", stopped_in_epoch(3, train_script.make_steps))
         train(*flags, "--output-root", tmp_path / "parts")
     resumed = train(*flags, "--output-root", tmp_path / "parts", "--resume")
     assert resumed == whole

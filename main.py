@@ -1,0 +1,265 @@
+"""Train AE, VAE or CVAE on MNIST, and draw what it has learnt.
+
+    python main.py --model VAE > ./log/train_MNIST_VAE.txt
+    python main.py --model CVAE --figures-only --labels 2 0 2 6      # from the checkpoint, without training
+    python main.py --model VAE --latent-size 2 --gif
+
+Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_MNIST_<M>.png and vis/mnist_<M>_*.png.
+"""
+
+import argparse
+
+from training import (
+    MNIST_ROOT,
+    HelpFormatter,
+    UserError,
+    add_data_flags,
+    add_torch_flags,
+    add_training_flags,
+    choose_defaults,
+    fit,
+    pick_device,
+    positive_float,
+    positive_int,
+    run_script,
+    seed_everything,
+    torch_steps,
+)
+
+EXAMPLES, SAMPLES, STEPS = (
+    20,
+    100,
+    10,
+)  # digits to reconstruct, to draw, and from one end of an interpolation to the other
+HANDS, MANIFOLD = 5, 20  # rows for --labels, and digits along each side of the manifold
+UNIT = {"bce": "nats per image", "mse": "squared errors per image"}
+
+
+class Losses:
+    """What the models minimise, per image: reconstruction + beta KL(q(z|x) || N(0, I)).
+
+    That is the negative evidence lower bound (Kingma & Welling 2014, equation 3) for beta 1; beta other than 1 weighs
+    the KL (Higgins et al. 2017). The AE has only the reconstruction. recon says what -log p(x|z) is:
+    "bce", the cross-entropy of a Bernoulli distribution for each pixel, in nats; "mse", the squared errors, which are
+    those of a Gaussian of variance 1/2, up to a constant.
+    """
+
+    def __init__(self, recon: str = "bce", beta: float = 1.0):
+        self.recon, self.beta = recon, beta
+
+    def reconstruction(self, reconstructions, xs):
+        """-log p(x|z) of images (B, ...), summed over the pixels: (B,). Raises UserError for values outside [0, 1]."""
+        from torch.nn.functional import binary_cross_entropy, mse_loss
+
+        low, high = (bound.item() for bound in xs.aminmax())
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"expected images with values from 0 to 1, found {low:g} to {high:g}")
+        of_pixels = binary_cross_entropy if self.recon == "bce" else mse_loss
+        return of_pixels(reconstructions, xs, reduction="none").flatten(1).sum(dim=1)
+
+    def kl_div(self, p, q):
+        """KL(p || q) of two diagonal Gaussians, each (means, standard deviations) of shape (B, D), in nats: (B,).
+
+        sum over d of  log(sigma_q / sigma_p) + (sigma_p^2 + (mu_p - mu_q)^2) / (2 sigma_q^2) - 1/2
+        """
+        (mu_p, sigma_p), (mu_q, sigma_q) = p, q
+        ratio = sigma_p / sigma_q
+        kl = 0.5 * (ratio.square() + ((mu_p - mu_q) / sigma_q).square() - 1) - ratio.log()
+        return kl.sum(dim=1)
+
+    def __call__(self, outputs, xs):
+        """(mean loss of an image, what the log says of it), for what a model made of images xs."""
+        if not isinstance(outputs, tuple):  # the AE's; its squared error is stated per pixel, like the flowers'
+            loss = self.reconstruction(outputs, xs).mean()
+            return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
+        reconstructions, mu, sigma = outputs
+        recon = self.reconstruction(reconstructions, xs).mean()
+        kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(()))).mean()
+        loss = recon + self.beta * kl
+        return loss, {"loss": loss.item(), "recon": recon.item(), "kl": kl.item()}
+
+
+def parse_args(argv=None):
+    """The flags; the reconstruction loss hangs on --model."""
+    parser = argparse.ArgumentParser(description="Train AE, VAE or CVAE on MNIST.", formatter_class=HelpFormatter)
+    parser.add_argument("--model", choices=["AE", "VAE", "CVAE"], required=True, help="which one to train")
+    group = parser.add_argument_group("model")
+    group.add_argument("--hidden-size", metavar="N", type=positive_int, default=512, help="width of the hidden layers")
+    group.add_argument("--latent-size", metavar="N", type=positive_int, default=20, help="length of the latent vector")
+    recon = {"AE": "mse", "VAE": "bce", "CVAE": "bce"}
+    group.add_argument("--recon", choices=["bce", "mse"], default=recon, help="cross-entropy or squared errors")
+    group.add_argument("--beta", metavar="X", type=positive_float, default=1.0, help="weight of the KL")
+    add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
+    add_torch_flags(parser)
+    add_data_flags(parser, f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}")
+    group = parser.add_argument_group("pictures")
+    group.add_argument("--figures-only", action="store_true", help="draw them from the checkpoint, without training")
+    group.add_argument("--labels", metavar="DIGIT", type=digit, nargs="+", help="also draw these digits, with CVAE")
+    group.add_argument("--gif", action="store_true", help="also show how latent vectors turn into digits, VAE or CVAE")
+    args = parser.parse_args(argv)
+    choose_defaults(parser, args, "model", ["recon"])
+    if args.model == "AE" and (args.beta != 1 or args.gif):
+        parser.error("argument --beta or --gif: AE has neither a KL to weigh nor a distribution to draw from")
+    if args.labels and args.model != "CVAE":
+        parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
+    if args.gif and args.figures_only:
+        parser.error("argument --gif: it is filmed while training, leave out --figures-only")
+    return args
+
+
+def digit(text: str) -> int:
+    """argparse type: 0 to 9."""
+    if text not in list("0123456789"):
+        raise argparse.ArgumentTypeError(f"{text} is not a digit from 0 to 9")
+    return int(text)
+
+
+def train(args, gif: bool) -> list[dict]:
+    """Train as args say, and with gif film it; returns the history."""
+    from torch.optim import AdamW
+    from torch.optim.lr_scheduler import OneCycleLR
+
+    from data import create_mnist_dataloaders, describe
+    from model import build_model, draw_latents
+    from visualization import plot_film
+
+    device = pick_device(args.device)
+    args.device = str(device)
+    loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
+    info = loaders[0].dataset.info
+    print("Data:", describe(*loaders), flush=True)
+
+    seed_everything(args.seed)
+    config = {"hidden_size": args.hidden_size, "latent_size": args.latent_size}
+    model = build_model(args.model, **config).to(device)
+    half, parameters = f"{args.hidden_size} -> {args.hidden_size}", sum(param.numel() for param in model.parameters())
+    layers = f"784 -> {half} -> {args.latent_size} -> {half} -> 784"
+    print(f"Model: {args.model}, {layers}, {parameters:,} parameters", flush=True)
+    optimizer = AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), fused=True)
+    steps = args.epochs * len(loaders[0])
+    scheduler = OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=False)
+
+    def inputs(images, labels):
+        return (images.to(device), labels.to(device))[: 2 if args.model == "CVAE" else 1]
+
+    run = torch_steps(args, model, inputs, Losses(args.recon, args.beta), optimizer, scheduler)
+    about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
+    if not gif:
+        return fit(args, about, ".pth", loaders, *run)
+
+    zs, ys = draw_latents(args.model, args.latent_size, SAMPLES, args.seed)
+    latents, film = (zs.to(device), ys if ys is None else ys.to(device)), []
+
+    def shoot():
+        return model.decode(*latents).cpu()
+
+    history = fit(args, about, ".pth", loaders, *filmed(run, shoot, film))
+    film.append(shoot())
+    titles = [f"{args.model} on {info['name']}, after {epoch} epochs" for epoch in range(len(film))]
+    plot_film([frame.numpy() for frame in film], picture(args, "training", "gif"), titles)
+    return history
+
+
+def filmed(run, shoot, film: list):
+    """What `fit` runs, with shoot() added to the film before each epoch; the film is saved for --resume."""
+    train_step, valid_step, state, load_state = run
+
+    def filming_train_step(images, labels, epoch):
+        if len(film) < epoch:  # it is the epoch's first batch
+            film.append(shoot())
+        return train_step(images, labels, epoch)
+
+    def load_film_and_state(saved):
+        load_state(saved)
+        film[:] = saved["film"]
+
+    return filming_train_step, valid_step, lambda: {**state(), "film": list(film)}, load_film_and_state
+
+
+def load_model(name: str, output_root):
+    """(model, checkpoint) of "AE", "VAE" or "CVAE", the model on the CPU. Raises UserError."""
+    from model import build_model
+    from visualization import rebuild
+
+    def build(checkpoint):
+        model = build_model(name, **checkpoint["config"])
+        model.load_state_dict(checkpoint["state_dict"])
+        return model
+
+    return rebuild(f"MNIST_{name}", output_root, ".pth", f"main.py --model {name}", build)
+
+
+def draw(args, labels: list[int] | None) -> None:
+    """Every picture of a trained model, from its checkpoint and the test set."""
+    from data import create_mnist_dataloaders
+    from visualization import name_source, plot_losses
+
+    model, checkpoint = load_model(args.model, args.output_root)
+    trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
+    unit = "mean squared error" if (args.model, settings["recon"]) == ("AE", "mse") else UNIT[settings["recon"]]
+    losses = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
+    plot_losses(checkpoint["history"], losses, f"{args.model} on {trained_on}", unit)
+    test_set = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)[1].dataset
+    epoch = f"{args.model}, epoch {checkpoint['epoch']}"
+    draw_test_set(args, model, test_set, f"{epoch}: test images of {name_source(test_set.info, checkpoint)}")
+    draw_samples(args, model, f"{epoch}, trained on {trained_on}", labels)
+
+
+def draw_test_set(args, model, test_set, title: str) -> None:
+    """Reconstructions, latent space and, for the VAE, interpolations."""
+    from torch.nn.functional import mse_loss
+
+    from model import interpolate, project
+    from visualization import plot_latent_space, plot_reconstructions, plot_samples
+
+    images, digits = test_set[:]
+    ys = digits if args.model == "CVAE" else None
+    codes = model.encode(images, ys)
+    reconstructions = model.decode(codes, ys)
+    error = f"mean squared error of the whole test set {mse_loss(reconstructions, images):.4f}"
+    shown = images[:EXAMPLES].numpy(), reconstructions[:EXAMPLES].numpy()
+    plot_reconstructions(*shown, picture(args, "reconstruction"), f"{title}\n{error}")
+    axis = "latent dimension" if codes.shape[1] <= 2 else "principal component"
+    plot_latent_space(project(codes).numpy(), digits.numpy(), picture(args, "latent"), title, axis)
+    if args.model == "VAE":
+        walks = model.decode(interpolate(codes[:EXAMPLES], STEPS))
+        plot_samples(
+            walks.numpy(), picture(args, "interpolation"), f"{title},\nfrom the mean of one to the mean of another"
+        )
+
+
+def draw_samples(args, model, title: str, labels: list[int] | None) -> None:
+    """Random digits; with labels, those digits in several hands; and the whole latent space, where it is a plane."""
+    from model import draw_latents, manifold
+    from visualization import plot_samples
+
+    latent_size = model.encoder.mu.out_features
+    zs, ys = draw_latents(args.model, latent_size, SAMPLES, args.seed)
+    sampled = f"{title}:\nz from N(0, 1), seed {args.seed}"
+    of_rows = None if ys is None else [str(digit) for digit in range(10)]
+    sampled_by_row = sampled if ys is None else f"{sampled}, the same down each column"
+    plot_samples(model.decode(zs, ys).numpy(), picture(args, "samples"), sampled_by_row, labels=of_rows)
+    if labels:
+        hands, ys = zs[:HANDS].repeat_interleave(len(labels), dim=0), ys.new_tensor(labels).repeat(HANDS)
+        plot_samples(model.decode(hands, ys).numpy(), picture(args, "labels"), f"{sampled}, one a row", len(labels))
+    if args.model == "VAE" and latent_size == 2:
+        plane = model.decode(manifold(MANIFOLD)).numpy()
+        plot_samples(plane, picture(args, "manifold"), f"{title}:\nz at evenly spaced quantiles of N(0, 1)", MANIFOLD)
+
+
+def picture(args, name: str, suffix: str = "png"):
+    """The path of one of the model's pictures."""
+    return args.output_root / "vis" / f"mnist_{args.model}_{name}.{suffix}"
+
+
+def main(argv=None):
+    """Train and draw; returns the history, or with --figures-only that of the checkpoint."""
+    args = parse_args(argv)
+    figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
+    history = None if figures_only else train(args, gif)
+    draw(args, labels)
+    return history
+
+
+if __name__ == "__main__":
+    run_script(main)
