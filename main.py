@@ -8,6 +8,7 @@ Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_
 """
 
 import argparse
+import math
 
 from training import (
     MNIST_ROOT,
@@ -67,16 +68,20 @@ class Losses:
         kl = 0.5 * (ratio.square() + ((mu_p - mu_q) / sigma_q).square() - 1) - ratio.log()
         return kl.sum(dim=1)
 
-    def __call__(self, outputs, xs):
-        """(mean loss of an image, what the log says of it), for what a model made of images xs."""
+    def __call__(self, outputs, xs, kl_weight=None):
+        """(mean loss of an image, what the log says of it), for what a model made of images xs.
+
+        kl_weight takes the place of beta in the loss to minimise, not in what the log says.
+        """
         if not isinstance(outputs, tuple):  # the AE's; its squared error is stated per pixel, like the flowers'
             loss = self.reconstruction(outputs, xs).mean()
             return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
         reconstructions, mu, sigma = outputs
         recon = self.reconstruction(reconstructions, xs).mean()
         kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(()))).mean()
-        loss = recon + self.beta * kl
-        return loss, {"loss": loss.item(), "recon": recon.item(), "kl": kl.item()}
+        loss = recon + (self.beta if kl_weight is None else kl_weight) * kl
+        parts = {"recon": recon.item(), "kl": kl.item()}
+        return loss, {"loss": parts["recon"] + self.beta * parts["kl"], **parts}
 
 
 def parse_args(argv=None):
@@ -88,7 +93,12 @@ def parse_args(argv=None):
     group.add_argument("--latent-size", metavar="N", type=positive_int, default=20, help="length of the latent vector")
     recon = {"AE": "mse", "VAE": "bce", "CVAE": "bce"}
     group.add_argument("--recon", choices=["bce", "mse"], default=recon, help="cross-entropy or squared errors")
-    group.add_argument("--beta", metavar="X", type=positive_float, default=1.0, help="weight of the KL")
+    weight = {"AE": None, "VAE": 1.0, "CVAE": 1.0}
+    group.add_argument("--beta", metavar="X", type=positive_float, default=weight, help="weight of the KL")
+    peak = {"AE": None, "VAE": 1.0, "CVAE": 3.3}
+    group.add_argument(
+        "--kl-peak", metavar="X", type=positive_float, default=peak, help="times --beta half-way through the training"
+    )
     add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
     add_torch_flags(parser)
     add_data_flags(parser, f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}")
@@ -97,9 +107,9 @@ def parse_args(argv=None):
     group.add_argument("--labels", metavar="DIGIT", type=digit, nargs="+", help="also draw these digits, with CVAE")
     group.add_argument("--gif", action="store_true", help="also show how latent vectors turn into digits, VAE or CVAE")
     args = parser.parse_args(argv)
-    choose_defaults(parser, args, "model", ["recon"])
-    if args.model == "AE" and (args.beta != 1 or args.gif):
-        parser.error("argument --beta or --gif: AE has neither a KL to weigh nor a distribution to draw from")
+    choose_defaults(parser, args, "model", ["recon", "beta", "kl_peak"])
+    if args.model == "AE" and (args.beta or args.kl_peak or args.gif):
+        parser.error("argument --beta, --kl-peak or --gif: AE has no KL to weigh and no distribution to draw from")
     if args.labels and args.model != "CVAE":
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
     if args.gif and args.figures_only:
@@ -142,7 +152,15 @@ def train(args, gif: bool) -> list[dict]:
     def inputs(images, labels):
         return (images.to(device), labels.to(device))[: 2 if args.model == "CVAE" else 1]
 
-    run = torch_steps(args, model, inputs, Losses(args.recon, args.beta), optimizer, scheduler)
+    losses = Losses(args.recon, args.beta)
+
+    def measure(outputs, images):
+        if args.model == "AE":
+            return losses(outputs, images)
+        done = scheduler.last_epoch / steps  # of the training, from 0 to 1
+        return losses(outputs, images, args.beta * (1 + (args.kl_peak - 1) * math.sin(math.pi * done)))
+
+    run = torch_steps(args, model, inputs, measure, optimizer, scheduler)
     about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
     if not gif:
         return fit(args, about, ".pth", loaders, *run)

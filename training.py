@@ -38,9 +38,8 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if action.default is None or action.default is False:
             return action.help
         if isinstance(action.default, dict):
-            return (
-                f"{action.help} (default: {', '.join(f'{value} for {key}' for key, value in action.default.items())})"
-            )
+            defaults = [f"{value} for {key}" for key, value in action.default.items() if value is not None]
+            return f"{action.help} (default: {', '.join(defaults)})"
         return super()._get_help_string(action)
 
 

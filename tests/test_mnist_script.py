@@ -87,7 +87,7 @@ def test_the_checkpoint_says_what_it_is_and_its_loss_can_be_found_again(trained,
     best = min(history, key=lambda row: row["valid_loss"])
     assert {key: checkpoint[key] for key in best} == best
     seed_everything(0)
-    images, labels = create_mnist_dataloaders(128, tiny_mnist)[1].dataset[:]
+    [(images, labels)] = create_mnist_dataloaders(128, tiny_mnist)[1]  # as in the run, which its seed hangs on
     with torch.no_grad():
         outputs = model(images, labels) if name == "CVAE" else model(images)
     _, metrics = Losses("mse" if name == "AE" else "bce")(outputs, images)
@@ -209,8 +209,8 @@ def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, ti
         (["CVAE", "--labels", "12"], "12 is not a digit from 0 to 9"),
         (["CVAE", "--labels", "2", "-1"], "-1"),
         (["VAE", "--labels", "2"], "VAE knows no labels; use --model CVAE"),
-        (["AE", "--beta", "2"], "neither a KL to weigh"),
-        (["AE", "--gif"], "nor a distribution to draw from"),
+        (["AE", "--beta", "2"], "AE has no KL to weigh"),
+        (["AE", "--gif"], "no distribution to draw from"),
         (["VAE", "--gif", "--figures-only"], "leave out --figures-only"),
         (["VAE", "--recon", "l1"], "invalid choice: 'l1'"),
         (["VAE", "--latent-size", "0"], "0 is less than 1"),
@@ -236,6 +236,26 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=f"does not exist; make it with `python main.py --model {other}"):
         main.main(["--model", other, "--figures-only", "--output-root", str(tmp_path)])
+
+
+def test_the_kl_weighs_most_half_way_through_the_training_but_not_in_the_log(tiny_mnist, tmp_path, monkeypatch):
+    weights = []
+
+    class Spy(Losses):
+        def __call__(self, outputs, xs, kl_weight=None):
+            weights.append(kl_weight)
+            return super().__call__(outputs, xs, kl_weight)
+
+    monkeypatch.setattr(main, "Losses", Spy)
+    flags = ["--data-root", tiny_mnist, "--output-root", tmp_path, "--epochs", 8, "--beta", 0.5, "--kl-peak", 4]
+    history, _ = run("--model", "CVAE", *flags)
+    assert weights[0] == 0.5
+    assert max(weights) == pytest.approx(2)
+    assert weights.index(max(weights)) == pytest.approx(len(weights) / 2, abs=1)
+    assert weights[-1] == pytest.approx(0.5)
+    for row in history:
+        for part in ("train", "valid"):
+            assert row[f"{part}_loss"] == pytest.approx(row[f"{part}_recon"] + 0.5 * row[f"{part}_kl"])
 
 
 def test_bfloat16_gives_nearly_the_same_loss(tiny_mnist, tmp_path):

@@ -217,7 +217,7 @@ def test_training_moves_every_layer():
 
 
 @pytest.mark.parametrize(
-    "script", ["MLPAE_train_script.py", "train_script.py", "visualization.py", "random_generation.py"]
+    "script", ["MLPAE_train_script.py", "train_script.py", "main.py", "visualization.py", "random_generation.py"]
 )
 def test_help_is_quick_because_pytorch_waits(script):
     code = f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_path({script!r}, run_name='__main__')\n"
