@@ -27,12 +27,8 @@ from training import (
     torch_steps,
 )
 
-EXAMPLES, SAMPLES, STEPS = (
-    20,
-    100,
-    10,
-)  # digits to reconstruct, to draw, and from one end of an interpolation to the other
-HANDS, MANIFOLD = 5, 20  # rows for --labels, and digits along each side of the manifold
+EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to draw
+STEPS, HANDS, MANIFOLD = 10, 5, 20  # digits of an interpolation, rows for --labels, side of the manifold
 UNIT = {"bce": "nats per image", "mse": "squared errors per image"}
 
 
@@ -97,7 +93,11 @@ def parse_args(argv=None):
     group.add_argument("--beta", metavar="X", type=positive_float, default=weight, help="weight of the KL")
     peak = {"AE": None, "VAE": 1.0, "CVAE": 3.3}
     group.add_argument(
-        "--kl-peak", metavar="X", type=positive_float, default=peak, help="times --beta half-way through the training"
+        "--kl-peak",
+        metavar="X",
+        type=positive_float,
+        default=peak,
+        help="times --beta half-way, 1 at both ends of training",
     )
     add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
     add_torch_flags(parser)
@@ -124,35 +124,27 @@ def digit(text: str) -> int:
     return int(text)
 
 
-def train(args, gif: bool) -> list[dict]:
-    """Train as args say, and with gif film it; returns the history."""
+def train(args, loaders, gif: bool) -> None:
+    """Train as args say; with gif, film it."""
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import OneCycleLR
 
-    from data import create_mnist_dataloaders, describe
-    from model import build_model, draw_latents
-    from visualization import plot_film
+    from model import build_model
 
-    device = pick_device(args.device)
-    args.device = str(device)
-    loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
     info = loaders[0].dataset.info
-    print("Data:", describe(*loaders), flush=True)
-
     seed_everything(args.seed)
     config = {"hidden_size": args.hidden_size, "latent_size": args.latent_size}
-    model = build_model(args.model, **config).to(device)
+    model = build_model(args.model, **config).to(args.device)
     half, parameters = f"{args.hidden_size} -> {args.hidden_size}", sum(param.numel() for param in model.parameters())
     layers = f"784 -> {half} -> {args.latent_size} -> {half} -> 784"
     print(f"Model: {args.model}, {layers}, {parameters:,} parameters", flush=True)
     optimizer = AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), fused=True)
     steps = args.epochs * len(loaders[0])
     scheduler = OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=False)
+    losses = Losses(args.recon, args.beta)
 
     def inputs(images, labels):
-        return (images.to(device), labels.to(device))[: 2 if args.model == "CVAE" else 1]
-
-    losses = Losses(args.recon, args.beta)
+        return (images.to(args.device), labels.to(args.device))[: 2 if args.model == "CVAE" else 1]
 
     def measure(outputs, images):
         if args.model == "AE":
@@ -161,37 +153,48 @@ def train(args, gif: bool) -> list[dict]:
         return losses(outputs, images, args.beta * (1 + (args.kl_peak - 1) * math.sin(math.pi * done)))
 
     run = torch_steps(args, model, inputs, measure, optimizer, scheduler)
+    film = Film(args, model) if gif else None
     about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
-    if not gif:
-        return fit(args, about, ".pth", loaders, *run)
-
-    zs, ys = draw_latents(args.model, args.latent_size, SAMPLES, args.seed)
-    latents, film = (zs.to(device), ys if ys is None else ys.to(device)), []
-
-    def shoot():
-        return model.decode(*latents).cpu()
-
-    history = fit(args, about, ".pth", loaders, *filmed(run, shoot, film))
-    film.append(shoot())
-    titles = [f"{args.model} on {info['name']}, after {epoch} epochs" for epoch in range(len(film))]
-    plot_film([frame.numpy() for frame in film], picture(args, "training", "gif"), titles)
-    return history
+    fit(args, about, ".pth", loaders, *(film.of(*run) if gif else run))
+    if gif:
+        film.save(picture(args, "training", "gif"), f"{args.model} on {info['name']}")
 
 
-def filmed(run, shoot, film: list):
-    """What `fit` runs, with shoot() added to the film before each epoch; the film is saved for --resume."""
-    train_step, valid_step, state, load_state = run
+class Film:
+    """What the same latent vectors turn into, before the training and after each epoch; it is saved for --resume."""
 
-    def filming_train_step(images, labels, epoch):
-        if len(film) < epoch:  # it is the epoch's first batch
-            film.append(shoot())
-        return train_step(images, labels, epoch)
+    def __init__(self, args, model):
+        from model import draw_latents
 
-    def load_film_and_state(saved):
-        load_state(saved)
-        film[:] = saved["film"]
+        zs, ys = draw_latents(args.model, args.latent_size, SAMPLES, args.seed)
+        self.model, self.frames = model, []
+        self.latents = zs.to(args.device), ys if ys is None else ys.to(args.device)
 
-    return filming_train_step, valid_step, lambda: {**state(), "film": list(film)}, load_film_and_state
+    def shoot(self):
+        """Add a frame."""
+        self.frames.append(self.model.decode(*self.latents).cpu())
+
+    def of(self, train_step, valid_step, state, load_state):
+        """The same four, as `fit` takes them, with a frame before each epoch."""
+
+        def filmed_train_step(images, labels, epoch):
+            if len(self.frames) < epoch:  # it is the epoch's first batch
+                self.shoot()
+            return train_step(images, labels, epoch)
+
+        def filmed_load_state(saved):
+            load_state(saved)
+            self.frames = list(saved["film"])
+
+        return filmed_train_step, valid_step, lambda: {**state(), "film": self.frames}, filmed_load_state
+
+    def save(self, path, title: str):
+        """Add the last frame, and write the GIF."""
+        from visualization import plot_film
+
+        self.shoot()
+        titles = [f"{title}, after {epoch} epochs" for epoch in range(len(self.frames))]
+        plot_film([frame.numpy() for frame in self.frames], path, titles)
 
 
 def load_model(name: str, output_root):
@@ -207,17 +210,14 @@ def load_model(name: str, output_root):
     return rebuild(f"MNIST_{name}", output_root, ".pth", f"main.py --model {name}", build)
 
 
-def draw(args, labels: list[int] | None) -> None:
-    """Every picture of a trained model, from its checkpoint and the test set."""
-    from data import create_mnist_dataloaders
+def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> None:
+    """Every picture of a trained model."""
     from visualization import name_source, plot_losses
 
-    model, checkpoint = load_model(args.model, args.output_root)
-    trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
-    unit = "mean squared error" if (args.model, settings["recon"]) == ("AE", "mse") else UNIT[settings["recon"]]
+    trained_on, recon = checkpoint["data"]["name"], checkpoint["settings"]["recon"]
+    unit = "mean squared error" if (args.model, recon) == ("AE", "mse") else UNIT[recon]
     losses = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
     plot_losses(checkpoint["history"], losses, f"{args.model} on {trained_on}", unit)
-    test_set = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)[1].dataset
     epoch = f"{args.model}, epoch {checkpoint['epoch']}"
     draw_test_set(args, model, test_set, f"{epoch}: test images of {name_source(test_set.info, checkpoint)}")
     draw_samples(args, model, f"{epoch}, trained on {trained_on}", labels)
@@ -271,12 +271,21 @@ def picture(args, name: str, suffix: str = "png"):
 
 
 def main(argv=None):
-    """Train and draw; returns the history, or with --figures-only that of the checkpoint."""
+    """Train and draw; returns the history."""
     args = parse_args(argv)
     figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
-    history = None if figures_only else train(args, gif)
-    draw(args, labels)
-    return history
+    args.device = str(pick_device(args.device))
+    trained = load_model(args.model, args.output_root) if figures_only else None
+    from data import create_mnist_dataloaders, describe  # after the flags: PyTorch takes a second to load
+
+    loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
+    if not figures_only:
+        print("Data:", describe(*loaders), flush=True)
+        train(args, loaders, gif)
+        trained = load_model(args.model, args.output_root)
+    model, checkpoint = trained
+    draw(args, model, checkpoint, loaders[1].dataset, labels)
+    return checkpoint["history"]
 
 
 if __name__ == "__main__":

@@ -101,13 +101,13 @@ def test_the_model_learns(tiny_mnist, tmp_path):
 
 
 def test_figures_only_redraws_the_same_pictures_without_training(trained, tiny_mnist, tmp_path):
-    name, root, _, _ = trained
+    name, root, history, _ = trained
     (tmp_path / "models").mkdir()
     best = tmp_path / "models" / f"BestModel_MNIST_{name}.pth"
     shutil.copy(root / "models" / best.name, best)
     before = best.read_bytes()
-    history, log = run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", tmp_path)
-    assert (history, log) == (None, [])
+    found = run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", tmp_path)
+    assert found == (history, [])
     assert best.read_bytes() == before
     for picture in PICTURES[name]:
         assert (tmp_path / "vis" / picture).read_bytes() == (root / "vis" / picture).read_bytes()
