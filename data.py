@@ -28,6 +28,7 @@ from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError
 VALID_FRACTION = 0.2
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
 MNIST_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+MNIST_FINGERPRINT = "b3fe36794a3a345d"  # of the official files
 MNIST_TRAIN = 60_000  # digits of the stand-in to train on; the other 10,000 are its test set
 PATIENCE = 20  # seconds that a server of MNIST may be silent
 
@@ -89,10 +90,10 @@ def create_mnist_dataloaders(
 ) -> tuple[DataLoader, DataLoader]:
     """MNIST (LeCun et al. 1998): 60,000 digits to train on (shuffled anew each epoch), 10,000 to test on (in order).
 
-    root holds MNIST/raw/, as torchvision lays it out; what is missing there is downloaded. data is "real", "synthetic"
-    (the procedural stand-in) or "auto": the stand-in where nothing is below the default root and the download fails,
-    else real. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,) from 0 to 9, where B is
-    batch_size in training and at least 256 in the test.
+    root holds MNIST/raw/, as torchvision lays it out; where a file is missing, all are downloaded. data is "real",
+    "synthetic" (the procedural stand-in) or "auto": the stand-in where the default root lacks a file and the download
+    fails, else real. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,) from 0 to 9, where B
+    is batch_size in training and at least 256 in the test.
     Raises UserError where a file is damaged, or missing and not to be had.
     """
     folder = _find_mnist(root, data)
@@ -101,8 +102,10 @@ def create_mnist_dataloaders(
         parts = (images[:MNIST_TRAIN], labels[:MNIST_TRAIN]), (images[MNIST_TRAIN:], labels[MNIST_TRAIN:])
     else:
         parts = _read_mnist(folder, "train"), _read_mnist(folder, "t10k")
-    images = torch.cat([images for images, _ in parts])
-    info = _info("MNIST" if folder else "synthetic digits", map(str, range(10)), images, None)
+    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    info = _info("MNIST" if folder else "synthetic digits", map(str, range(10)), images, None, labels)
+    if folder and info["fingerprint"] != MNIST_FINGERPRINT:
+        info["name"] = "MNIST-like images"  # fewer, swapped, or of clothes: the files say no more of what they hold
     return _loaders(*(ImageDataset(*part, info) for part in parts), batch_size)
 
 
@@ -140,15 +143,18 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     )
 
 
-def _info(name, classes, images, split_seed):
-    """What checkpoints say of the data."""
+def _info(name, classes, images, split_seed, *others):
+    """What checkpoints say of the data; others: tensors that the fingerprint is also of."""
+    fingerprint = hashlib.sha256(images.numpy())
+    for tensor in others:
+        fingerprint.update(tensor.numpy())
     return {
         "name": name,
         "classes": list(classes),
         "images": len(images),
         "image_size": list(images.shape[2:]),
         "split_seed": split_seed,
-        "fingerprint": hashlib.sha256(images.numpy()).hexdigest()[:16],
+        "fingerprint": fingerprint.hexdigest()[:16],
     }
 
 
@@ -186,16 +192,12 @@ def _find_mnist(root, data):
     reason = _download_mnist(folder.parent.parent)
     if reason is None:
         return folder
-    if data == "auto" and root == MNIST_ROOT and not there:
-        warnings.warn(
-            f"MNIST is not in {MNIST_ROOT}, and its download failed ({reason}): procedural digits stand in",
-            stacklevel=3,
-        )
+    found = f"{folder} holds {', '.join(there) or 'nothing'}, but no {', '.join(missing)}"
+    problem = f"{found}, and the download failed ({reason})"
+    if data == "auto" and root == MNIST_ROOT:
+        warnings.warn(f"{problem}: procedural digits stand in", stacklevel=3)
         return None
-    raise UserError(
-        f"{folder} holds {', '.join(there) or 'nothing'}, but no {', '.join(missing)}, and the download failed"
-        f" ({reason}): put MNIST's four files there, or use --data synthetic alone for the procedural stand-in"
-    )
+    raise UserError(f"{problem}: put MNIST's four files there, or use --data synthetic alone for the stand-in")
 
 
 def _download_mnist(root):
@@ -231,9 +233,9 @@ def _read_idx(read, path):
     except OSError:
         raise
     except Exception as error:  # what a damaged file makes the reader raise is anybody's guess
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} is not a whole file of MNIST ({reason}): remove it, so that it is downloaded again"
+            f"{path} is not a valid file of MNIST ({reason}): remove it, so that MNIST is downloaded again"
         ) from None
 
 

@@ -2,7 +2,8 @@
 
     python main.py --model VAE > ./log/train_MNIST_VAE.txt
     python main.py --model CVAE --figures-only --labels 2 0 2 6      # from the checkpoint, without training
-    python main.py --model VAE --latent-size 2 --gif
+    python main.py --model VAE --latent-size 2 --output-root plane       # the latent space as a picture
+    python main.py --model CVAE --gif                                # and how the digits come about
 
 Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_MNIST_<M>.png and vis/mnist_<M>_*.png.
 """
@@ -29,7 +30,7 @@ from training import (
 
 EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to draw
 STEPS, HANDS, MANIFOLD = 10, 5, 20  # digits of an interpolation, rows for --labels, side of the manifold
-UNIT = {"bce": "nats per image", "mse": "squared errors per image"}
+RECON = {"bce": "cross-entropy", "mse": "squared errors"}
 
 
 class Losses:
@@ -51,11 +52,13 @@ class Losses:
         low, high = (bound.item() for bound in xs.aminmax())
         if not 0 <= low <= high <= 1:
             raise UserError(f"expected images with values from 0 to 1, found {low:g} to {high:g}")
+        if not reconstructions.isfinite().all():  # cross-entropy would raise; the training loop says what to do
+            return reconstructions.flatten(1).sum(dim=1)
         of_pixels = binary_cross_entropy if self.recon == "bce" else mse_loss
         return of_pixels(reconstructions, xs, reduction="none").flatten(1).sum(dim=1)
 
     def kl_div(self, p, q):
-        """KL(p || q) of two diagonal Gaussians, each (means, standard deviations) of shape (B, D), in nats: (B,).
+        """KL(p || q) of two diagonal Gaussians, each (mean, standard deviation) of shape (B, D), in nats: (B,).
 
         sum over d of  log(sigma_q / sigma_p) + (sigma_p^2 + (mu_p - mu_q)^2) / (2 sigma_q^2) - 1/2
         """
@@ -97,31 +100,26 @@ def parse_args(argv=None):
         metavar="X",
         type=positive_float,
         default=peak,
-        help="times --beta half-way, 1 at both ends of training",
+        help="factor on --beta: rises from 1 to X half-way, falls to 1",
     )
     add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
     add_torch_flags(parser)
     add_data_flags(parser, f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}")
     group = parser.add_argument_group("pictures")
     group.add_argument("--figures-only", action="store_true", help="draw them from the checkpoint, without training")
-    group.add_argument("--labels", metavar="DIGIT", type=digit, nargs="+", help="also draw these digits, with CVAE")
-    group.add_argument("--gif", action="store_true", help="also show how latent vectors turn into digits, VAE or CVAE")
+    group.add_argument(
+        "--labels", metavar="DIGIT", type=int, choices=range(10), nargs="+", help="also draw these, with CVAE"
+    )
+    group.add_argument("--gif", action="store_true", help="also film how latent vectors turn into digits")
     args = parser.parse_args(argv)
     choose_defaults(parser, args, "model", ["recon", "beta", "kl_peak"])
-    if args.model == "AE" and (args.beta or args.kl_peak or args.gif):
-        parser.error("argument --beta, --kl-peak or --gif: AE has no KL to weigh and no distribution to draw from")
+    if args.model == "AE" and (args.beta or args.kl_peak):
+        parser.error("argument --beta or --kl-peak: AE has no KL to weigh")
     if args.labels and args.model != "CVAE":
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
     if args.gif and args.figures_only:
         parser.error("argument --gif: it is filmed while training, leave out --figures-only")
     return args
-
-
-def digit(text: str) -> int:
-    """argparse type: 0 to 9."""
-    if text not in list("0123456789"):
-        raise argparse.ArgumentTypeError(f"{text} is not a digit from 0 to 9")
-    return int(text)
 
 
 def train(args, loaders, gif: bool) -> None:
@@ -183,6 +181,8 @@ class Film:
             return train_step(images, labels, epoch)
 
         def filmed_load_state(saved):
+            if "film" not in saved:
+                raise ValueError("it was not filmed; leave out --gif or --resume")
             load_state(saved)
             self.frames = list(saved["film"])
 
@@ -193,7 +193,7 @@ class Film:
         from visualization import plot_film
 
         self.shoot()
-        titles = [f"{title}, after {epoch} epochs" for epoch in range(len(self.frames))]
+        titles = [f"{title}, epoch {epoch}" for epoch in range(len(self.frames))]
         plot_film([frame.numpy() for frame in self.frames], path, titles)
 
 
@@ -214,13 +214,22 @@ def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> N
     """Every picture of a trained model."""
     from visualization import name_source, plot_losses
 
-    trained_on, recon = checkpoint["data"]["name"], checkpoint["settings"]["recon"]
-    unit = "mean squared error" if (args.model, recon) == ("AE", "mse") else UNIT[recon]
+    trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
+    name = f"{args.model}, {checkpoint['config']['latent_size']} latents"
     losses = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
-    plot_losses(checkpoint["history"], losses, f"{args.model} on {trained_on}", unit)
-    epoch = f"{args.model}, epoch {checkpoint['epoch']}"
-    draw_test_set(args, model, test_set, f"{epoch}: test images of {name_source(test_set.info, checkpoint)}")
-    draw_samples(args, model, f"{epoch}, trained on {trained_on}", labels)
+    plot_losses(checkpoint["history"], losses, f"{name}, on {trained_on}", unit_of(args.model, settings))
+    name += f", epoch {checkpoint['epoch']}"
+    draw_test_set(args, model, test_set, f"{name}: test images of {name_source(test_set.info, checkpoint)}")
+    draw_samples(args, model, f"{name}, trained on {trained_on}", labels)
+
+
+def unit_of(model: str, settings: dict) -> str:
+    """What the loss of the log is."""
+    recon, beta = settings["recon"], settings["beta"]
+    if model == "AE":
+        return "mean squared error" if recon == "mse" else "cross-entropy, nats per image"
+    kl = "KL" if beta == 1 else f"{beta:g} KL"
+    return f"{RECON[recon]} + {kl} per image" + (", in nats" if recon == "bce" else "")
 
 
 def draw_test_set(args, model, test_set, title: str) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 IMAGE_SHAPE, CLASSES = (1, 28, 28), 10
-LOG_SIGMA_RANGE = (-5.0, 5.0)  # so that exp neither overflows nor vanishes
+LOG_SIGMA_RANGE = (-10.0, 10.0)  # so that exp neither overflows nor vanishes
 
 
 class Hidden(nn.Module):
@@ -33,8 +33,10 @@ class Hidden(nn.Module):
         )
 
     def add_label(self) -> None:
-        """From now on a label goes in beside the input: W x + V onehot(y) is [W V] times the two in one vector."""
-        self.label = nn.Linear(CLASSES, self.first.out_features, bias=False)
+        """From now on a label goes in beside the input: W x + V onehot(y) is [W V] times the two in one vector.
+        It adds weights: make the optimizer afterwards."""
+        if self.label is None:
+            self.label = nn.Linear(CLASSES, self.first.out_features, bias=False).to(self.first.weight)
 
     def forward(self, inputs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
         """inputs (B, in_features), and int64 labels (B,) where it was made for them. Raises ValueError."""
@@ -92,10 +94,19 @@ class Decoder(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Compresses and restores: xs -> reconstructions of the same shape."""
+    """Compresses and restores: xs -> reconstructions of the same shape.
+
+    Raises ValueError where the encoder or the decoder is made for another of the three models.
+    """
+
+    is_dist = has_label = False
 
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
         super().__init__()
+        if (encoder.sigma is not None) != self.is_dist:
+            raise ValueError(f"expected an encoder with is_dist={self.is_dist}, found {not self.is_dist}")
+        if (decoder.hidden.label is not None) != self.has_label:
+            raise ValueError(f'expected a decoder {"" if self.has_label else "not "}of decode_type="CVAE"')
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -117,6 +128,8 @@ class AutoEncoder(nn.Module):
 class VariationalAutoEncoder(AutoEncoder):
     """The encoder answers with a distribution, of which the decoder gets a sample (Kingma & Welling 2014)."""
 
+    is_dist = True
+
     def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images (B, ...) -> (reconstructions, mu, sigma)."""
         mu, sigma = self.encoder(xs)
@@ -125,6 +138,8 @@ class VariationalAutoEncoder(AutoEncoder):
 
 class ConditionalVariationalAutoEncoder(AutoEncoder):
     """Encoder and decoder are told the label, so that z need not say which digit it is (Sohn et al. 2015)."""
+
+    is_dist = has_label = True
 
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
         super().__init__(encoder, decoder)

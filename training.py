@@ -103,10 +103,10 @@ def pick_device(name: str):
 
 
 def natural_int(text: str) -> int:
-    """argparse type: 0, 1, 2, ..."""
+    """argparse type: 0, 1, 2, ..., as far as generators of random numbers take them."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
     return value
 
 

@@ -128,8 +128,9 @@ def _split(images, columns):
 
 def _draw_grid(rows, title, labels=None):
     columns, (height, width) = max(map(len, rows)), rows[0].shape[2:]
-    size = max(7, (1.4 if labels else 0) + 0.8 * columns), 0.7 + 0.8 * len(rows) * height / width
-    figure, axes = _figure(*size)
+    cell = 0.8 * min(1, COLUMNS / columns)  # inches an image is wide
+    margin = 1.4 if labels else 0
+    figure, axes = _figure(max(7, margin + cell * columns), 0.7 + cell * len(rows) * height / width)
     axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if labels:
         axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_MNIST, needs_mnist, write_idx, write_mnist
+from conftest import needs_mnist, write_idx, write_mnist
 
 import data
 from data import create_mnist_dataloaders, describe, import_torchvision
@@ -77,7 +77,7 @@ def test_training_digits_come_in_a_new_order_each_epoch_and_test_digits_in_one(t
 def test_the_data_line_names_what_it_is(tiny_mnist, no_data):
     line = describe(*create_mnist_dataloaders(64, tiny_mnist))
     assert line.startswith(
-        "MNIST, 400 images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) at 28x28, 300 train / 100 valid"
+        "MNIST-like images, 400 images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) at 28x28, 300 train / 100 valid"
     )
     assert "official split" in line
     line = describe(*create_mnist_dataloaders(64, data="synthetic"))
@@ -93,18 +93,43 @@ def test_the_real_data():
     assert train.dataset.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert test.dataset.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert (train.dataset.images / 255.0).mean() == pytest.approx(0.1307, abs=1e-4)
-    assert REAL_MNIST.exists()
 
 
 def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_data, capsys):
-    with pytest.warns(UserWarning, match="download failed .*refused.*procedural digits stand in") as caught:
+    with pytest.warns(
+        UserWarning, match="holds nothing, but no .*download failed .*refused.*procedural digits stand in"
+    ) as caught:
         train, test = create_mnist_dataloaders(16)
     assert "\n" not in str(caught[0].message)
     assert train.dataset.info["name"] == "synthetic digits"
     assert (len(train.dataset), len(test.dataset)) == (60, 10)
     assert capsys.readouterr().out == ""
-    with pytest.warns(UserWarning, match="stand in"):  # also after what the failed download left behind
-        create_mnist_dataloaders(16)
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"])
+def test_what_a_failed_download_left_behind_changes_nothing(no_data, name):
+    raw = no_data / "mnist" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / name).write_bytes(b"<html>please log in</html>")
+    with pytest.warns(UserWarning, match=f"holds {name}, but no .*download failed.*procedural digits stand in"):
+        train, _ = create_mnist_dataloaders(16)
+    assert train.dataset.info["name"] == "synthetic digits"
+
+
+def test_files_in_the_wrong_place_are_not_called_mnist(raw, tmp_path):
+    for kind in ("images-idx3", "labels-idx1"):
+        names = [raw / f"{split}-{kind}-ubyte" for split in ("train", "t10k", "other")]
+        for old, new in ((0, 2), (1, 0), (2, 1)):
+            names[old].rename(names[new])
+    train, test = create_mnist_dataloaders(16, tmp_path / "mnist")
+    assert (len(train.dataset), len(test.dataset)) == (20, 40)
+    assert train.dataset.info["name"] == "MNIST-like images"
+
+
+def test_the_fingerprint_is_of_the_labels_too(raw, tmp_path):
+    before = create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset.info["fingerprint"]
+    write_idx(raw / "t10k-labels-idx1-ubyte", np.zeros(20))
+    assert create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset.info["fingerprint"] != before
 
 
 def test_without_data_and_network_real_is_an_error(no_data):

@@ -105,6 +105,29 @@ def test_labels_where_none_are_expected_and_none_where_they_are():
         build_model("VAE", 16, 3).decode(torch.randn(8, 3), ys)
 
 
+@pytest.mark.parametrize(
+    ("model", "is_dist", "decode_type", "message"),
+    [
+        (AutoEncoder, True, "AE", "expected an encoder with is_dist=False, found True"),
+        (VariationalAutoEncoder, False, "VAE", "expected an encoder with is_dist=True, found False"),
+        (VariationalAutoEncoder, True, "CVAE", 'expected a decoder not of decode_type="CVAE"'),
+        (ConditionalVariationalAutoEncoder, True, "VAE", 'expected a decoder of decode_type="CVAE"'),
+    ],
+)
+def test_halves_of_another_model_are_refused(model, is_dist, decode_type, message):
+    with pytest.raises(ValueError, match=message):
+        model(Encoder(784, 16, 3, is_dist=is_dist), Decoder(784, 16, 3, decode_type=decode_type))
+
+
+def test_a_cvae_takes_halves_of_any_dtype_and_leaves_trained_label_weights_alone():
+    encoder = Encoder(784, 16, 3, is_dist=True).double()
+    decoder, (xs, ys) = Decoder(784, 16, 3, decode_type="CVAE").double(), batch()
+    model = ConditionalVariationalAutoEncoder(encoder, decoder)
+    before = model.encode(xs.double(), ys)
+    again = ConditionalVariationalAutoEncoder(encoder, decoder)
+    assert torch.equal(again.encode(xs.double(), ys), before)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_inputs_of_another_size_are_refused(name):
     model, ys = build_model(name, 16, 3), torch.zeros(2, dtype=torch.long)
@@ -192,6 +215,13 @@ def test_the_loss_is_a_mean_over_the_images():
     xs, outputs = torch.rand(6, 784), (torch.rand(6, 784), torch.randn(6, 3), torch.rand(6, 3) + 0.1)
     singles = [Losses()(tuple(part[i : i + 1] for part in outputs), xs[i : i + 1])[0] for i in range(6)]
     torch.testing.assert_close(Losses()(outputs, xs)[0], sum(singles) / 6)
+
+
+@pytest.mark.parametrize("recon", ["bce", "mse"])
+def test_a_diverged_reconstruction_is_a_loss_that_is_not_finite(recon):
+    loss, metrics = Losses(recon)(torch.full((2, 784), math.nan), torch.rand(2, 784))
+    assert not loss.isfinite()
+    assert not math.isfinite(metrics["loss"])
 
 
 def test_certain_and_wrong_is_a_finite_loss():

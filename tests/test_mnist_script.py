@@ -60,7 +60,7 @@ def shown(monkeypatch):
 
 def test_the_log(trained):
     name, _, history, log = trained
-    assert log[0].startswith("Data: MNIST, 400 images of 10 classes")
+    assert log[0].startswith("Data: MNIST-like images, 400 images of 10 classes")
     assert re.fullmatch(rf"Model: {name}, 784 -> 16 -> 16 -> 3 -> 16 -> 16 -> 784, [\d,]+ parameters", log[1])
     assert f"model {name}, hidden_size 16, latent_size 3, recon {'mse' if name == 'AE' else 'bce'}" in log[2]
     assert "gif" not in log[2]
@@ -82,7 +82,7 @@ def test_the_checkpoint_says_what_it_is_and_its_loss_can_be_found_again(trained,
     model, checkpoint = load_model(name, root)
     assert checkpoint["model"] == f"MNIST_{name}"
     assert checkpoint["config"] == {"hidden_size": 16, "latent_size": 3}
-    assert checkpoint["data"]["name"] == "MNIST"
+    assert checkpoint["data"]["name"] == "MNIST-like images"
     assert (checkpoint["seed"], len(checkpoint["history"])) == (0, 3)
     best = min(history, key=lambda row: row["valid_loss"])
     assert {key: checkpoint[key] for key in best} == best
@@ -183,11 +183,12 @@ def test_a_plane_of_latents_is_drawn_as_a_manifold(tiny_mnist, tmp_path, shown):
     run("--model", "VAE", *flags)
     images, title, columns = shown["mnist_VAE_manifold.png"]
     assert (images.shape, columns) == ((400, 1, 28, 28), 20)
-    assert "trained on MNIST" in title
+    assert "VAE, 2 latents, epoch 1, trained on MNIST-like images" in title
 
 
 def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, tiny_mnist, capsys):
     name, root, _, _ = trained
+    shutil.copytree(root / "models", tmp_path / "models")
     make = main.load_model
 
     def trained_elsewhere(*args):
@@ -196,9 +197,9 @@ def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, ti
         return model, checkpoint
 
     monkeypatch.setattr(main, "load_model", trained_elsewhere)
-    run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", root)
+    run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", tmp_path)
     *_, title = shown[f"mnist_{name}_reconstruction.png"]
-    assert "test images of MNIST (not the images it was trained on: synthetic digits)" in title
+    assert "test images of MNIST-like images (not the images it was trained on: synthetic digits)" in title
     assert "trained on synthetic digits" in shown[f"mnist_{name}_samples.png"][1]
     assert "not the images that" in capsys.readouterr().err
 
@@ -206,11 +207,12 @@ def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, ti
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["CVAE", "--labels", "12"], "12 is not a digit from 0 to 9"),
+        (["CVAE", "--labels", "12"], "argument --labels: invalid choice: 12 (choose from"),
         (["CVAE", "--labels", "2", "-1"], "-1"),
         (["VAE", "--labels", "2"], "VAE knows no labels; use --model CVAE"),
         (["AE", "--beta", "2"], "AE has no KL to weigh"),
-        (["AE", "--gif"], "no distribution to draw from"),
+        (["AE", "--kl-peak", "2"], "AE has no KL to weigh"),
+        (["AE", "--seed", "99999999999999999999"], "is not between 0 and 2^63 - 1"),
         (["VAE", "--gif", "--figures-only"], "leave out --figures-only"),
         (["VAE", "--recon", "l1"], "invalid choice: 'l1'"),
         (["VAE", "--latent-size", "0"], "0 is less than 1"),
@@ -256,6 +258,27 @@ def test_the_kl_weighs_most_half_way_through_the_training_but_not_in_the_log(tin
     for row in history:
         for part in ("train", "valid"):
             assert row[f"{part}_loss"] == pytest.approx(row[f"{part}_recon"] + 0.5 * row[f"{part}_kl"])
+
+
+def test_a_loss_that_is_not_finite_is_said_with_a_remedy(tiny_mnist, tmp_path):
+    for name in MODELS:
+        with pytest.raises(UserError, match="epoch 1, training, batch .*: the loss is .*; try a smaller --lr"):
+            run("--model", name, "--lr", 1e30, "--data-root", tiny_mnist, "--output-root", tmp_path)
+
+
+def test_a_run_that_was_not_filmed_cannot_be_resumed_with_a_film(tiny_mnist, tmp_path):
+    flags = ["--model", "AE", "--data-root", tiny_mnist, "--output-root", tmp_path, "--epochs", 2]
+    run(*flags)
+    with pytest.raises(UserError, match="it was not filmed; leave out --gif or --resume"):
+        run(*flags, "--gif", "--resume")
+
+
+def test_it_runs_on_the_stand_in_and_says_so(tmp_path, shown):
+    _, log = run("--model", "CVAE", "--data", "synthetic", "--epochs", 1, "--output-root", tmp_path)
+    assert log[0].startswith("Data: synthetic digits, a procedural stand-in for the real ones, 70000 images")
+    assert "60000 train / 10000 valid" in log[0]
+    assert load_model("CVAE", tmp_path)[1]["data"]["name"] == "synthetic digits"
+    assert "trained on synthetic digits" in shown["mnist_CVAE_samples.png"][1]
 
 
 def test_bfloat16_gives_nearly_the_same_loss(tiny_mnist, tmp_path):
