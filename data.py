@@ -192,7 +192,9 @@ def _find_mnist(root, data):
     reason = _download_mnist(folder.parent.parent)
     if reason is None:
         return folder
-    found = f"{folder} holds {', '.join(there) or 'nothing'}, but no {', '.join(missing)}"
+    found = (
+        f"{folder} holds {', '.join(there)}, but no {', '.join(missing)}" if there else f"there is no MNIST in {folder}"
+    )
     problem = f"{found}, and the download failed ({reason})"
     if data == "auto" and root == MNIST_ROOT:
         warnings.warn(f"{problem}: procedural digits stand in", stacklevel=3)

@@ -97,7 +97,7 @@ def test_the_real_data():
 
 def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_data, capsys):
     with pytest.warns(
-        UserWarning, match="holds nothing, but no .*download failed .*refused.*procedural digits stand in"
+        UserWarning, match="there is no MNIST in .*download failed .*refused.*procedural digits stand in"
     ) as caught:
         train, test = create_mnist_dataloaders(16)
     assert "\n" not in str(caught[0].message)
@@ -133,7 +133,7 @@ def test_the_fingerprint_is_of_the_labels_too(raw, tmp_path):
 
 
 def test_without_data_and_network_real_is_an_error(no_data):
-    with pytest.raises(UserError, match=r"holds nothing, but no train-images-idx3-ubyte, .*refused.*--data synthetic"):
+    with pytest.raises(UserError, match=r"there is no MNIST in .*refused.*--data synthetic"):
         create_mnist_dataloaders(16, data="real")
 
 
@@ -141,7 +141,7 @@ def test_a_root_named_by_hand_is_never_replaced_by_the_stand_in(offline, tmp_pat
     with pytest.raises(UserError, match="nowhere is not a folder: expected one with MNIST/raw/ in it"):
         create_mnist_dataloaders(16, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds nothing.*the download failed"):
+    with pytest.raises(UserError, match="there is no MNIST in .*the download failed"):
         create_mnist_dataloaders(16, tmp_path / "empty")
     with pytest.raises(UserError, match='data must be "auto", "real" or "synthetic"'):
         create_mnist_dataloaders(16, tmp_path / "empty", data="reel")
