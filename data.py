@@ -205,11 +205,15 @@ def _find_mnist(root, data):
 def _download_mnist(root):
     """Let torchvision fetch and unpack what is missing; returns why it could not, or None."""
     before = socket.getdefaulttimeout()
+    made = [path for path in (root / "MNIST" / "raw", root / "MNIST", root) if not path.exists()]
     socket.setdefaulttimeout(PATIENCE)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints, and standard output is the log
             import_torchvision().datasets.MNIST(root, download=True)
     except Exception as error:  # no network, no right to write, a damaged archive, ...
+        for folder in made:  # an empty one would stand in the way of a link to the data
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         return (str(error).strip().splitlines() or [type(error).__name__])[-1]
     finally:
         socket.setdefaulttimeout(before)
@@ -237,7 +241,7 @@ def _read_idx(read, path):
     except Exception as error:  # what a damaged file makes the reader raise is anybody's guess
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} is not a valid file of MNIST ({reason}): remove it, so that MNIST is downloaded again"
+            f"{path} is not a valid file of MNIST ({reason}): copy it anew, or remove it, so that MNIST is downloaded"
         ) from None
 
 

@@ -10,6 +10,7 @@ Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_
 
 import argparse
 import math
+import sys
 
 from training import (
     MNIST_ROOT,
@@ -107,9 +108,8 @@ def parse_args(argv=None):
     add_data_flags(parser, f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}")
     group = parser.add_argument_group("pictures")
     group.add_argument("--figures-only", action="store_true", help="draw them from the checkpoint, without training")
-    group.add_argument(
-        "--labels", metavar="DIGIT", type=int, choices=range(10), nargs="+", help="also draw these, with CVAE"
-    )
+    labels = {"type": int, "choices": range(10), "nargs": "+"}
+    group.add_argument("--labels", metavar="DIGIT", **labels, help="also write these digits, with CVAE")
     group.add_argument("--gif", action="store_true", help="also film how latent vectors turn into digits")
     args = parser.parse_args(argv)
     choose_defaults(parser, args, "model", ["recon", "beta", "kl_peak"])
@@ -219,7 +219,11 @@ def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> N
     losses = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
     plot_losses(checkpoint["history"], losses, f"{name}, on {trained_on}", unit_of(args.model, settings))
     name += f", epoch {checkpoint['epoch']}"
-    draw_test_set(args, model, test_set, f"{name}: test images of {name_source(test_set.info, checkpoint)}")
+    if args.data == "auto" and test_set.info["name"] == "synthetic digits" != trained_on:
+        print("note: MNIST is not here, so its test images are not drawn again", file=sys.stderr)
+    else:
+        source = name_source(test_set.info, checkpoint)
+        draw_test_set(args, model, test_set, f"{name}:\ntest images of {source}")
     draw_samples(args, model, f"{name}, trained on {trained_on}", labels)
 
 
@@ -251,7 +255,7 @@ def draw_test_set(args, model, test_set, title: str) -> None:
     if args.model == "VAE":
         walks = model.decode(interpolate(codes[:EXAMPLES], STEPS))
         plot_samples(
-            walks.numpy(), picture(args, "interpolation"), f"{title},\nfrom the mean of one to the mean of another"
+            walks.numpy(), picture(args, "interpolation"), f"{title}, from the mean of one to the mean of another"
         )
 
 

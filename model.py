@@ -88,8 +88,8 @@ class Decoder(nn.Module):
             self.hidden.add_label()
 
     def forward(self, zs: torch.Tensor, **otherinputs) -> torch.Tensor:
-        """otherinputs: ys for "CVAE"."""
-        logits = self.pixels(self.hidden(zs, **otherinputs))
+        """otherinputs: ys for "CVAE"; nothing else has a use here, zs is drawn already."""
+        logits = self.pixels(self.hidden(zs, otherinputs.get("ys")))
         return torch.sigmoid(logits.to(zs.dtype))  # bfloat16 rounds all above 0.998 to 1
 
 

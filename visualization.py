@@ -64,7 +64,7 @@ def plot_latent_space(points: np.ndarray, labels: np.ndarray, path, title: str, 
     figure, axes = _figure(7.5, 6.5)
     scatter = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, linewidths=0, antialiased=False)
     figure.colorbar(scatter, label="digit", ticks=range(10))
-    axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2", aspect="equal")
+    axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2", aspect="equal" if points[:, 1].any() else "auto")
     _save(figure, path)
 
 
@@ -81,7 +81,7 @@ def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
     label = f"best: {best['valid_loss']:.4g} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
     axes.set(title=title, xlabel="epoch", ylabel=unit)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if max(losses) < 10 * min(losses):  # a logarithmic scale would have few ticks
         axes.yaxis.set_major_locator(AutoLocator())
         axes.yaxis.set_minor_locator(NullLocator())
@@ -130,7 +130,8 @@ def _draw_grid(rows, title, labels=None):
     columns, (height, width) = max(map(len, rows)), rows[0].shape[2:]
     cell = 0.8 * min(1, COLUMNS / columns)  # inches an image is wide
     margin = 1.4 if labels else 0
-    figure, axes = _figure(max(7, margin + cell * columns), 0.7 + cell * len(rows) * height / width)
+    header = 0.7 + 0.2 * max(0, title.count("\n") - 1)
+    figure, axes = _figure(max(7, margin + cell * columns), header + cell * len(rows) * height / width)
     axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if labels:
         axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)

@@ -104,6 +104,7 @@ def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_
     assert train.dataset.info["name"] == "synthetic digits"
     assert (len(train.dataset), len(test.dataset)) == (60, 10)
     assert capsys.readouterr().out == ""
+    assert not (no_data / "mnist").exists()  # an empty folder would stand in the way of a link to the data
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"])

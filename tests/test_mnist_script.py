@@ -204,6 +204,19 @@ def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, ti
     assert "not the images that" in capsys.readouterr().err
 
 
+def test_without_mnist_the_pictures_of_its_test_images_stay(trained, tmp_path, monkeypatch, capsys):
+    name, root, _, _ = trained
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    untouched = tmp_path / "vis" / f"mnist_{name}_reconstruction.png"
+    untouched.write_bytes(b"as it was")
+    monkeypatch.setattr("data._find_mnist", lambda *_: None)
+    run("--model", name, "--figures-only", "--output-root", tmp_path)
+    assert "MNIST is not here" in capsys.readouterr().err
+    assert untouched.read_bytes() == b"as it was"
+    run("--model", name, "--figures-only", "--output-root", tmp_path, "--data", "synthetic")
+    assert untouched.read_bytes() != b"as it was"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
