@@ -5,6 +5,7 @@ pictures: the mean image's squared error and the principal components' are close
 """
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,7 @@ def make_digits(count: int = 70_000, seed: int = 0):
     return images, labels
 
 
+@cache
 def _distance_field(font, digit):
     """How deep inside the printed digit each point lies, negative outside, in pixels of the image to draw."""
     fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
