@@ -135,7 +135,9 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     info = train_loader.dataset.info
     height, width = info["image_size"]
     standin = ", a procedural stand-in for the real ones" if info["name"].startswith("synthetic") else ""
-    split = "official split" if info["split_seed"] is None else f"split seed {info['split_seed']}"
+    split = f"split seed {info['split_seed']}"
+    if info["split_seed"] is None:
+        split = "official split" if info["name"] == "MNIST" else "fixed split"
     return (
         f"{info['name']}{standin}, {info['images']} images of {len(info['classes'])} classes"
         f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"

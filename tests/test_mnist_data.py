@@ -79,7 +79,7 @@ def test_the_data_line_names_what_it_is(tiny_mnist, no_data):
     assert line.startswith(
         "MNIST-like images, 400 images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) at 28x28, 300 train / 100 valid"
     )
-    assert "official split" in line
+    assert "fixed split" in line
     line = describe(*create_mnist_dataloaders(64, data="synthetic"))
     assert line.startswith("synthetic digits, a procedural stand-in for the real ones, 70 images of 10 classes")
     assert "60 train / 10 valid" in line
@@ -90,6 +90,7 @@ def test_the_real_data():
     train, test = create_mnist_dataloaders(128, data="real")
     assert (len(train.dataset), len(test.dataset)) == (60_000, 10_000)
     assert train.dataset.info["name"] == "MNIST"
+    assert "60000 train / 10000 valid, official split" in describe(train, test)
     assert train.dataset.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert test.dataset.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert (train.dataset.images / 255.0).mean() == pytest.approx(0.1307, abs=1e-4)
