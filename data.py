@@ -78,7 +78,7 @@ def create_flower_dataloaders(
     else:
         images, labels, classes = _read_flowers(folder, img_height, img_width, split_seed)
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
-    info = _info("flowers" if folder else "synthetic flowers", classes, images, split_seed)
+    info = _info("flowers" if folder else "synthetic flowers", classes, [images], split_seed)
     cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
     train = ImageDataset(images[:cut], labels[:cut], info, mirror)
     valid = ImageDataset(images[cut:], labels[cut:], info)
@@ -102,7 +102,7 @@ def create_mnist_dataloaders(
         parts = (images[:MNIST_TRAIN], labels[:MNIST_TRAIN]), (images[MNIST_TRAIN:], labels[MNIST_TRAIN:])
     else:
         parts = _read_mnist(folder, "train"), _read_mnist(folder, "t10k")
-    images, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    images, labels = zip(*parts, strict=True)
     info = _info("MNIST" if folder else "synthetic digits", map(str, range(10)), images, None, labels)
     if folder and info["fingerprint"] != MNIST_FINGERPRINT:
         info["name"] = "MNIST-like images"  # fewer, swapped, or of clothes: the files say no more of what they hold
@@ -145,16 +145,16 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     )
 
 
-def _info(name, classes, images, split_seed, *others):
-    """What checkpoints say of the data; others: tensors that the fingerprint is also of."""
-    fingerprint = hashlib.sha256(images.numpy())
-    for tensor in others:
+def _info(name, classes, images, split_seed, labels=()):
+    """What checkpoints say of the data; images and, where the fingerprint is also of them, labels: tensors in order."""
+    fingerprint = hashlib.sha256()
+    for tensor in (*images, *labels):
         fingerprint.update(tensor.numpy())
     return {
         "name": name,
         "classes": list(classes),
-        "images": len(images),
-        "image_size": list(images.shape[2:]),
+        "images": sum(map(len, images)),
+        "image_size": list(images[0].shape[2:]),
         "split_seed": split_seed,
         "fingerprint": fingerprint.hexdigest()[:16],
     }

@@ -11,6 +11,7 @@ Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_
 import argparse
 import math
 import sys
+from functools import partial
 
 from training import (
     MNIST_ROOT,
@@ -31,7 +32,6 @@ from training import (
 
 EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to draw
 STEPS, HANDS, MANIFOLD = 10, 5, 20  # digits of an interpolation, rows for --labels, side of the manifold
-RECON = {"bce": "cross-entropy", "mse": "squared errors"}
 
 
 class Losses:
@@ -200,14 +200,9 @@ class Film:
 def load_model(name: str, output_root):
     """(model, checkpoint) of "AE", "VAE" or "CVAE", the model on the CPU. Raises UserError."""
     from model import build_model
-    from visualization import rebuild
+    from visualization import load_torch_model
 
-    def build(checkpoint):
-        model = build_model(name, **checkpoint["config"])
-        model.load_state_dict(checkpoint["state_dict"])
-        return model
-
-    return rebuild(f"MNIST_{name}", output_root, ".pth", f"main.py --model {name}", build)
+    return load_torch_model(f"MNIST_{name}", output_root, f"main.py --model {name}", partial(build_model, name))
 
 
 def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> None:
@@ -219,7 +214,8 @@ def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> N
     losses = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
     plot_losses(checkpoint["history"], losses, f"{name}, on {trained_on}", unit_of(args.model, settings))
     name += f", epoch {checkpoint['epoch']}"
-    if args.data == "auto" and test_set.info["name"] == "synthetic digits" != trained_on:
+    stand_in = test_set.info["name"] == "synthetic digits"
+    if args.data == "auto" and stand_in and trained_on != test_set.info["name"]:
         print("note: MNIST is not here, so its test images are not drawn again", file=sys.stderr)
     else:
         source = name_source(test_set.info, checkpoint)
@@ -233,7 +229,7 @@ def unit_of(model: str, settings: dict) -> str:
     if model == "AE":
         return "mean squared error" if recon == "mse" else "cross-entropy, nats per image"
     kl = "KL" if beta == 1 else f"{beta:g} KL"
-    return f"{RECON[recon]} + {kl} per image" + (", in nats" if recon == "bce" else "")
+    return f"cross-entropy + {kl} per image, in nats" if recon == "bce" else f"squared errors + {kl} per image"
 
 
 def draw_test_set(args, model, test_set, title: str) -> None:

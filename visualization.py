@@ -170,24 +170,31 @@ def load_mlpae(output_root):
         set_weights(model, checkpoint["state_dict"])
         return model
 
-    model, checkpoint = rebuild("MLPAE", output_root, ".pkl", "MLPAE_train_script.py", build)
+    model, checkpoint = _rebuild("MLPAE", output_root, ".pkl", "MLPAE_train_script.py", build)
     return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
 
 
 def load_model(name: str, output_root):
-    """(model, checkpoint) of AE or VAE, the model on the CPU. Raises UserError."""
+    """(model, checkpoint) of the flowers' AE or VAE, the model on the CPU. Raises UserError."""
     from VarAutoencoder import MODELS
 
+    return load_torch_model(name, output_root, f"train_script.py --model {name}", MODELS[name])
+
+
+def load_torch_model(name: str, output_root, script: str, make):
+    """(model, checkpoint) of the best model of that name, which `script` makes; make(**config) is the untrained model,
+    on the CPU. Raises UserError."""
+
     def build(checkpoint):
-        model = MODELS[name](**checkpoint["config"])
+        model = make(**checkpoint["config"])
         model.load_state_dict(checkpoint["state_dict"])
         return model
 
-    return rebuild(name, output_root, ".pth", f"train_script.py --model {name}", build)
+    return _rebuild(name, output_root, ".pth", script, build)
 
 
-def rebuild(name: str, output_root, suffix: str, script: str, build):
-    """(build(checkpoint), checkpoint) of the best model of that name, which `script` makes. Raises UserError."""
+def _rebuild(name, output_root, suffix, script, build):
+    """(build(checkpoint), checkpoint) of the best model of that name."""
     elsewhere = "" if output_root == PROJECT else f' --output-root "{output_root}"'
     path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}{elsewhere}`"
     checkpoint = load_checkpoint(path, made_by)

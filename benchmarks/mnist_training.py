@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import MNIST_ROOT, PROJECT, positive_int, seed_everything
 
-TARGET = 105.6  # what the usual example reaches in 10 epochs
+TARGET = 105.6  # about what the usual example comes to in 10 epochs
 OUR_EPOCHS = 3
 
 

@@ -12,6 +12,11 @@ from synthetic import FLOWER_CLASSES, make_digits, make_flowers
 from training import PROJECT, load_checkpoint
 
 REAL_FLOWERS, REAL_MNIST = PROJECT / "flowers", PROJECT / "mnist"
+FIELDS = {
+    "AE": r"Epoch: \d+, Train Loss: 0\.\d{6}, Valid Loss: 0\.\d{6}( \*)?",
+    "VAE": r"Epoch: \d+, Train Loss: \d+\.\d{6}, Valid Loss: \d+\.\d{6}, Train Recon: \d+\.\d{6},"
+    r" Valid Recon: \d+\.\d{6}, Train KL: \d+\.\d{6}, Valid KL: \d+\.\d{6}( \*)?",
+}
 needs_flowers = pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="the photographs are not in ./flowers")
 needs_mnist = pytest.mark.skipif(not REAL_MNIST.exists(), reason="MNIST is not in ./mnist")
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import assert_picture, assert_same_weights, last_weights, logged, stopped_in_epoch
+from conftest import FIELDS, assert_picture, assert_same_weights, last_weights, logged, stopped_in_epoch
 
 import random_generation
 import train_script
@@ -15,12 +15,6 @@ from Autoencoder import Autoencoder
 from data import create_flower_dataloaders
 from training import UserError, load_checkpoint, save_checkpoint
 from VarAutoencoder import MODELS, VAE_loss_function, VarAutoencoder, kl_divergence
-
-FIELDS = {
-    "AE": r"Epoch: \d+, Train Loss: 0\.\d{6}, Valid Loss: 0\.\d{6}( \*)?",
-    "VAE": r"Epoch: \d+, Train Loss: \d+\.\d{6}, Valid Loss: \d+\.\d{6}, Train Recon: \d+\.\d{6},"
-    r" Valid Recon: \d+\.\d{6}, Train KL: \d+\.\d{6}, Valid KL: \d+\.\d{6}( \*)?",
-}
 
 
 def train(*argv):

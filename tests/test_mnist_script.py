@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import assert_picture, assert_same_weights, last_weights, logged, stopped_in_epoch
+from conftest import FIELDS, assert_picture, assert_same_weights, last_weights, logged, stopped_in_epoch
 from PIL import Image
 
 import main
@@ -15,11 +15,6 @@ from main import Losses, load_model
 from model import MODELS
 from training import UserError, seed_everything
 
-FIELDS = {
-    "AE": r"Epoch: \d+, Train Loss: 0\.\d{6}, Valid Loss: 0\.\d{6}( \*)?",
-    "VAE": r"Epoch: \d+, Train Loss: \d+\.\d{6}, Valid Loss: \d+\.\d{6}, Train Recon: \d+\.\d{6},"
-    r" Valid Recon: \d+\.\d{6}, Train KL: \d+\.\d{6}, Valid KL: \d+\.\d{6}( \*)?",
-}
 PICTURES = {
     "AE": {"loss_MNIST_AE.png", "mnist_AE_reconstruction.png", "mnist_AE_latent.png", "mnist_AE_samples.png"},
     "VAE": {
