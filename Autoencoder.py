@@ -43,6 +43,19 @@ class Autoencoder(nn.Module):
             )
 
 
+def describe_layers(model: Autoencoder) -> str:
+    """The sizes of the image, of what the ReLUs give, of the latent vector and of the reconstruction."""
+    x = torch.zeros(1, *model.image_shape)
+    sizes = [x.shape[1:]]
+    for stack in (model.encoder, model.decoder):
+        for layer in stack:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                sizes.append(x.shape[1:])
+        sizes.append(x.shape[1:])
+    return " -> ".join("x".join(map(str, size)) for size in sizes)
+
+
 def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
     """Images (B, 3, H, W) -> latent vectors (B, encoding_dim)."""
     height, width = _quarter(img_height, img_width)
@@ -69,8 +82,8 @@ def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
     height, width = _quarter(img_height, img_width)
     decoder = nn.Sequential(
         nn.Linear(encoding_dim, 128 * height * width),
-        nn.ReLU(),
-        nn.Unflatten(1, (128, height, width)),  # (B, 128, H/4, W/4)
+        nn.Unflatten(1, (128, height, width)),
+        nn.ReLU(),  # (B, 128, H/4, W/4)
         nn.Conv2d(128, 64, 3, padding=1),
         nn.ReLU(),  # (B, 64, H/4, W/4)
         nn.Upsample(scale_factor=2),

@@ -70,6 +70,12 @@ def orthogonal(rows: int, columns: int) -> np.ndarray:
     return q if rows >= columns else q.T
 
 
+def describe_layers(model: Graph) -> str:
+    """The numbers of units, "1728 -> 256 -> ..."."""
+    weights = [param for param in model.params if param.ndim == 2]  # (out_features, in_features)
+    return " -> ".join(str(size) for size in (weights[0].shape[1], *(weight.shape[0] for weight in weights)))
+
+
 def get_weights(model: Graph) -> dict:
     """{"encoder": [W, b, W, b, ...], "decoder": [...]}; the arrays are the model's own."""
     return {"encoder": model.nodes[0].params, "decoder": model.nodes[1].params}
@@ -115,9 +121,9 @@ def main(argv=None):
     seed_everything(args.seed)
     model, mse = build_autoencoder(*train_set.info["image_size"]), MSE()
     initialise(model, train_set.images.numpy().mean(axis=0).ravel() / 255)
-    sizes = [param.shape[0] for param in model.params if param.ndim == 1]
-    layers = " -> ".join(map(str, [sizes[-1], *sizes]))
-    print(f"Model: {NAME}, {layers}, {sum(param.size for param in model.params):,} parameters", flush=True)
+    print(
+        f"Model: {NAME}, {describe_layers(model)}, {sum(param.size for param in model.params):,} parameters", flush=True
+    )
 
     def train_step(images, labels, epoch):
         lr = args.lr * LR_DECAY ** ((epoch - 1) // LR_DECAY_EVERY)

@@ -11,9 +11,9 @@ Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_
 import argparse
 import math
 import sys
-from functools import partial
 
 from training import (
+    MNIST_HELP,
     MNIST_ROOT,
     HelpFormatter,
     UserError,
@@ -105,7 +105,7 @@ def parse_args(argv=None):
     )
     add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
     add_torch_flags(parser)
-    add_data_flags(parser, f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}")
+    add_data_flags(parser, MNIST_HELP)
     group = parser.add_argument_group("pictures")
     group.add_argument("--figures-only", action="store_true", help="draw them from the checkpoint, without training")
     labels = {"type": int, "choices": range(10), "nargs": "+"}
@@ -197,23 +197,18 @@ class Film:
         plot_film([frame.numpy() for frame in self.frames], path, titles)
 
 
-def load_model(name: str, output_root):
-    """(model, checkpoint) of "AE", "VAE" or "CVAE", the model on the CPU. Raises UserError."""
-    from model import build_model
-    from visualization import load_torch_model
-
-    return load_torch_model(f"MNIST_{name}", output_root, f"main.py --model {name}", partial(build_model, name))
-
-
 def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> None:
     """Every picture of a trained model."""
-    from visualization import name_source, plot_losses
+    from visualization import name_model, name_source, plot_losses
 
     trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
-    name = f"{args.model}, {checkpoint['config']['latent_size']} latents"
-    losses = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
-    plot_losses(checkpoint["history"], losses, f"{name}, on {trained_on}", unit_of(args.model, settings))
-    name += f", epoch {checkpoint['epoch']}"
+    latents = f"{checkpoint['config']['latent_size']} latents"
+    losses, title = (
+        args.output_root / "vis" / f"loss_MNIST_{args.model}.png",
+        f"{args.model}, {latents}, on {trained_on}",
+    )
+    plot_losses(checkpoint["history"], losses, title, unit_of(args.model, settings))
+    name = f"{name_model(checkpoint)}, {latents}"
     stand_in = test_set.info["name"] == "synthetic digits"
     if args.data == "auto" and stand_in and trained_on != test_set.info["name"]:
         print("note: MNIST is not here, so its test images are not drawn again", file=sys.stderr)
@@ -284,14 +279,16 @@ def main(argv=None):
     args = parse_args(argv)
     figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
     args.device = str(pick_device(args.device))
-    trained = load_model(args.model, args.output_root) if figures_only else None
+    from visualization import load_model
+
+    trained = load_model(f"MNIST_{args.model}", args.output_root) if figures_only else None
     from data import create_mnist_dataloaders, describe  # after the flags: PyTorch takes a second to load
 
     loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
     if not figures_only:
         print("Data:", describe(*loaders), flush=True)
         train(args, loaders, gif)
-        trained = load_model(args.model, args.output_root)
+        trained = load_model(f"MNIST_{args.model}", args.output_root)
     model, checkpoint = trained
     draw(args, model, checkpoint, loaders[1].dataset, labels)
     return checkpoint["history"]

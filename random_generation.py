@@ -9,7 +9,7 @@ Writes vis/random_images_<M>.png. The checkpoint is all it needs, no data set.
 import argparse
 
 from training import HelpFormatter, add_output_flag, natural_int, positive_float, positive_int, run_script
-from visualization import load_model, plot_samples
+from visualization import load_model, name_model, plot_samples
 
 
 def main(argv=None):
@@ -32,8 +32,8 @@ def main(argv=None):
     with torch.no_grad():
         images = model.decoder(args.temperature * latents)
     spread = "1" if args.temperature == 1 else f"{args.temperature:g}²"
-    title = f"{args.model}, epoch {checkpoint['epoch']}, trained on {checkpoint['data']['name']}:"
-    title += f" z from N(0, {spread}), seed {args.seed}"
+    title = f"{name_model(checkpoint)}, trained on {checkpoint['data']['name']}:\n"
+    title += f"z from N(0, {spread}), seed {args.seed}"
     plot_samples(images.numpy(), args.output_root / "vis" / f"random_images_{args.model}.png", title)
     return images
 

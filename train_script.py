@@ -9,6 +9,7 @@ Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth, vis/loss_<M>.png and 
 """
 
 import argparse
+from functools import partial
 
 from training import (
     FLOWERS_ROOT,
@@ -111,41 +112,43 @@ def memory_format(device):
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def make_steps(args, model, optimizer, scheduler, device):
-    """(train_step, valid_step, state, load_state), as `fit` takes them."""
+def measure(outputs, images, beta: float = 1.0):
+    """(the loss to minimise, what the log says of it) for what AE or VAE made of images (B, 3, H, W)."""
     from torch.nn.functional import mse_loss
 
     from VarAutoencoder import VAE_loss_function, kl_divergence
 
+    pixels = images.numel()  # the loss to minimise is a mean: one learning rate suits every batch and image size
+    if not isinstance(outputs, tuple):  # the AE's
+        loss = mse_loss(outputs, images, reduction="sum")
+        return loss / pixels, {"loss": loss.item() / pixels}
+    loss = VAE_loss_function(outputs, images, beta)
+    _, mu, log_var = outputs
+    kl = kl_divergence(mu.detach(), log_var.detach()).sum().item() / len(images)
+    per_image = loss.item() / len(images)
+    return loss / pixels, {"loss": VAE_UNIT * per_image, "recon": per_image - beta * kl, "kl": kl}
+
+
+def make_steps(args, model, optimizer, scheduler, device):
+    """(train_step, valid_step, state, load_state), as `fit` takes them."""
     layout = memory_format(device)
 
     def inputs(images, labels):
         return (images.to(device, memory_format=layout),)
 
-    def measure(outputs, images):
-        pixels = images.numel()  # the loss to minimise is a mean: one learning rate suits every batch and image size
-        if args.model == "AE":
-            loss = mse_loss(outputs, images, reduction="sum")
-            return loss / pixels, {"loss": loss.item() / pixels}
-        loss = VAE_loss_function(outputs, images, args.beta)
-        _, mu, log_var = outputs
-        kl = kl_divergence(mu.detach(), log_var.detach()).sum().item() / len(images)
-        per_image = loss.item() / len(images)
-        return loss / pixels, {"loss": VAE_UNIT * per_image, "recon": per_image - args.beta * kl, "kl": kl}
-
-    return torch_steps(args, model, inputs, measure, optimizer, scheduler)
+    return torch_steps(args, model, inputs, partial(measure, beta=args.beta), optimizer, scheduler)
 
 
 def diagnose(model, loader, best: dict, path) -> list[str]:
     """What the latent vector of the best VAE carries: lines for the log, and a picture at `path`."""
     from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, encode_all
-    from visualization import plot_latents
+    from visualization import name_model, plot_latents
 
     model.load_state_dict(best["state_dict"])
     mu, log_var = encode_all(model, loader)
     active, dims = active_dimensions(mu), mu.shape[1]
     used = f"{active} of {dims} latent dimensions active"
-    title = f"VAE, epoch {best['epoch']}: {used}\non the {len(mu)} validation images of {best['data']['name']}"
+    title = f"{name_model(best)}: {used}\non the {len(mu)} validation images of {best['data']['name']}"
     plot_latents(mu, log_var, path, title)
     lines = [
         f"Diagnostics: reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image,"

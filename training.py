@@ -21,6 +21,7 @@ from tqdm import tqdm
 PROJECT = Path(__file__).resolve().parent
 FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a script is called from
 FLOWERS_HELP = f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
+MNIST_HELP = f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}"
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
 
 
@@ -339,14 +340,14 @@ def fit(
         while len(history) < args.epochs and _stale(history) < args.patience:
             epoch = len(history) + 1
             seed_everything(args.seed, epoch)
-            train = _mean(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
+            train = average(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
             seed_everything(args.seed)  # the same draws in every validation, so that its losses compare
-            valid = _mean(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
+            valid = average(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
             history.append(_row(epoch, train, valid))
             if _stale(history) == 0:
                 best = {**about, "state_dict": state()["state_dict"], **history[-1], "history": history}
                 save_checkpoint(best_path, best)
-            _log_epoch(history)
+            _log(epoch_line(history))
             save_last()
 
     if len(history) < args.epochs:
@@ -362,12 +363,14 @@ def _finish(args, best_path, history, summary):
     save_checkpoint(best_path, best)
     for line in summary(best):
         _log(line)
-    name = best_path.relative_to(args.output_root).as_posix()
-    _log(f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {name}")
+    _log(last_line(best, best_path.name))
 
 
-def _mean(step, loader, where, bar):
-    """Average what step(images, labels) returns, each batch weighted by its number of samples."""
+def average(step, loader, where: str, bar) -> dict:
+    """The mean of what step(images, labels) returns, {"loss": ..., ...}, each batch weighted by its number of samples.
+
+    where: what is averaged, for the progress bar and for the UserError where a loss is not finite.
+    """
     totals, samples = {}, 0
     for number, (images, labels) in enumerate(loader, 1):
         metrics = step(images, labels)
@@ -407,11 +410,16 @@ def _settings(args, about):
     }
 
 
-def _log_epoch(history):
+def epoch_line(history: list[dict]) -> str:
     """The log's line of the last epoch of the history."""
     epoch, *losses = history[-1].items()
     fields = [f"{key.replace('_', ' ').title().replace('Kl', 'KL')}: {value:.6f}" for key, value in losses]
-    _log(", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if _stale(history) == 0 else ""))
+    return ", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if _stale(history) == 0 else "")
+
+
+def last_line(best: dict, file_name: str) -> str:
+    """The log's last line, of the best checkpoint in models/."""
+    return f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to models/{file_name}"
 
 
 def _resume(path, best_path, settings, load_state):
@@ -432,7 +440,7 @@ def _resume(path, best_path, settings, load_state):
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None
     for epoch in range(len(last["history"])):
-        _log_epoch(last["history"][: epoch + 1])
+        _log(epoch_line(last["history"][: epoch + 1]))
     return last["history"]
 
 

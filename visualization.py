@@ -9,6 +9,7 @@ checkpoint alone. The only file that imports matplotlib; no display is needed.
 import argparse
 import io
 import sys
+from functools import partial
 
 import numpy as np
 
@@ -36,12 +37,12 @@ def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, pat
     """Blocks of two rows, originals above reconstructions; both (N, 3, H, W) or (N, 1, H, W) in [0, 1]."""
     pairs = zip(_split(originals, COLUMNS), _split(reconstructions, COLUMNS), strict=True)
     rows = [row for pair in pairs for row in pair]
-    _save(_draw_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2)), path)
+    _save(_draw_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2)), path, title)
 
 
 def plot_samples(images: np.ndarray, path, title: str, columns: int = COLUMNS, labels: list[str] | None = None) -> None:
     """Images (N, C, H, W) in [0, 1], `columns` a row; labels: one for each row."""
-    _save(_draw_grid(_split(images, columns), title, labels), path)
+    _save(_draw_grid(_split(images, columns), title, labels), path, title)
 
 
 def plot_film(frames: list[np.ndarray], path, titles: list[str]) -> None:
@@ -65,7 +66,7 @@ def plot_latent_space(points: np.ndarray, labels: np.ndarray, path, title: str, 
     scatter = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, linewidths=0, antialiased=False)
     figure.colorbar(scatter, label="digit", ticks=range(10))
     axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2", aspect="equal" if points[:, 1].any() else "auto")
-    _save(figure, path)
+    _save(figure, path, title)
 
 
 def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
@@ -89,7 +90,7 @@ def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(which="both", alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    _save(figure, path, title)
 
 
 def plot_latents(mu, log_var, path, title: str) -> None:
@@ -112,7 +113,7 @@ def plot_latents(mu, log_var, path, title: str) -> None:
     right.set(title="aggregate posterior q(z), a thin line a dimension", xlabel="z", ylabel="density")
     right.legend(loc="lower center")
     figure.suptitle(title)
-    _save(figure, path)
+    _save(figure, path, title)
 
 
 def _figure(width, height, columns=1):
@@ -144,9 +145,9 @@ def _draw_grid(rows, title, labels=None):
     return figure
 
 
-def _save(figure, path):
+def _save(figure, path, title):
     with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", metadata={"Title": title})  # for check_submission.py, which cannot see
     print(f"wrote {path}", file=sys.stderr)
 
 
@@ -161,29 +162,20 @@ def _grid(rows, columns):
     return canvas
 
 
-def load_mlpae(output_root):
-    """(reconstruct, checkpoint), where reconstruct maps a tensor (B, 3, H, W) to an array of that shape."""
-    from MLPAE_train_script import build_autoencoder, flatten, set_weights
-
-    def build(checkpoint):
-        model = build_autoencoder(*checkpoint["config"]["image_size"])
-        set_weights(model, checkpoint["state_dict"])
-        return model
-
-    model, checkpoint = _rebuild("MLPAE", output_root, ".pkl", "MLPAE_train_script.py", build)
-    return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
-
-
 def load_model(name: str, output_root):
-    """(model, checkpoint) of the flowers' AE or VAE, the model on the CPU. Raises UserError."""
-    from VarAutoencoder import MODELS
+    """(model, checkpoint) of the best model of that name: MLPAE (a Graph), AE, VAE, MNIST_AE, MNIST_VAE or MNIST_CVAE
+    (on the CPU). Raises UserError."""
+    if name == "MLPAE":
+        return _rebuild(name, output_root, ".pkl", "MLPAE_train_script.py", _build_mlpae)
+    if name.startswith("MNIST_"):
+        from model import build_model
 
-    return load_torch_model(name, output_root, f"train_script.py --model {name}", MODELS[name])
+        kind = name.removeprefix("MNIST_")
+        script, make = f"main.py --model {kind}", partial(build_model, kind)
+    else:
+        from VarAutoencoder import MODELS
 
-
-def load_torch_model(name: str, output_root, script: str, make):
-    """(model, checkpoint) of the best model of that name, which `script` makes; make(**config) is the untrained model,
-    on the CPU. Raises UserError."""
+        script, make = f"train_script.py --model {name}", MODELS[name]
 
     def build(checkpoint):
         model = make(**checkpoint["config"])
@@ -191,6 +183,14 @@ def load_torch_model(name: str, output_root, script: str, make):
         return model
 
     return _rebuild(name, output_root, ".pth", script, build)
+
+
+def _build_mlpae(checkpoint):
+    from MLPAE_train_script import build_autoencoder, set_weights
+
+    model = build_autoencoder(*checkpoint["config"]["image_size"])
+    set_weights(model, checkpoint["state_dict"])
+    return model
 
 
 def _rebuild(name, output_root, suffix, script, build):
@@ -209,12 +209,13 @@ def _rebuild(name, output_root, suffix, script, build):
 
 
 def load_reconstruction(name: str, output_root):
-    """(reconstruct, checkpoint) of any of the models; reconstruct maps a tensor (B, 3, H, W) to an array."""
-    if name == "MLPAE":
-        return load_mlpae(output_root)
-    import torch
-
+    """(reconstruct, checkpoint) of a flower model; reconstruct maps a tensor (B, 3, H, W) to an array."""
     model, checkpoint = load_model(name, output_root)
+    if name == "MLPAE":
+        from MLPAE_train_script import flatten
+
+        return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
+    import torch
 
     @torch.inference_mode()
     def reconstruct(images):
@@ -243,7 +244,7 @@ def main(argv=None):
     errors, vis = {}, args.output_root / "vis"
     for split, loader in zip(("train", "valid"), loaders, strict=True):
         originals, reconstructions, errors[split] = compare(reconstruct, loader.dataset)
-        title = f"{args.model}, epoch {checkpoint['epoch']}: {split} split of {source}"
+        title = f"{name_model(checkpoint)}: {split} split of {source}"
         title += f"\nmean squared error of the whole split {errors[split]:.4f}"
         title += ", drawn from the mean of q(z|x)" if args.model == "VAE" else ""
         path = vis / f"{split}_{args.model}.png"
@@ -251,6 +252,12 @@ def main(argv=None):
     title = f"{args.model} on {trained['name']}"
     plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
     return errors
+
+
+def name_model(checkpoint: dict) -> str:
+    """What titles call a trained model. It tells one run's pictures from another's."""
+    name, loss = checkpoint["model"].removeprefix("MNIST_"), checkpoint["valid_loss"]
+    return f"{name}, epoch {checkpoint['epoch']}, validation loss {loss:.6g}"
 
 
 def name_source(shown: dict, checkpoint: dict) -> str:

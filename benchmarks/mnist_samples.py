@@ -19,9 +19,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from data import create_mnist_dataloaders
-from main import load_model
 from model import MODELS
 from training import PROJECT, seed_everything
+from visualization import load_model
 
 COUNT, SURE = 10_000, 0.95
 
@@ -75,7 +75,7 @@ def main(argv=None):
 
 def judge(classifier, name: str, root: Path) -> str:
     """What the classifier makes of the model's samples: a line."""
-    model, checkpoint = load_model(name, root)
+    model, checkpoint = load_model(f"MNIST_{name}", root)
     seed_everything(0)
     zs = torch.randn(COUNT, checkpoint["config"]["latent_size"])
     labels = torch.arange(10).repeat(COUNT // 10) if name == "CVAE" else None

@@ -111,7 +111,7 @@ def test_the_pictures_are_rebuilt_from_the_checkpoint_alone(trained, tiny_flower
     errors = visualization.main(["--model", name, "--data-root", str(tiny_flowers), "--output-root", str(root)])
     if name == "AE":
         assert errors["valid"] == pytest.approx(min(row["valid_loss"] for row in history), abs=1e-6)
-    assert titles[1].startswith(f"{name}, epoch {best(root, name)['epoch']}: valid split of flowers\n")
+    assert titles[1].startswith(f"{visualization.name_model(best(root, name))}: valid split of flowers\n")
     assert ("mean of q(z|x)" in titles[1]) == (name == "VAE")
     for file in ("train", "valid", "loss"):
         assert_picture(root / "vis" / f"{file}_{name}.png")
@@ -220,7 +220,14 @@ def test_a_collapsed_posterior_is_said_with_a_remedy(scale, kl, active, warned, 
     model = VarAutoencoder(8, 8, 8)
     model.encoder[-1].weight.data *= scale  # 0: every image has the same mu
     loader = create_flower_dataloaders(16, str(tiny_flowers), 8, 8)[1]
-    about = {"epoch": 3, "valid_recon": 2.0, "valid_kl": kl, "data": {"name": "flowers"}}
+    about = {
+        "model": "VAE",
+        "epoch": 3,
+        "valid_loss": 48.0,
+        "valid_recon": 2.0,
+        "valid_kl": kl,
+        "data": {"name": "flowers"},
+    }
     lines = train_script.diagnose(model, loader, {"state_dict": model.state_dict(), **about}, tmp_path / "latent.png")
     used = f"{active} of 8 latent dimensions active (variance of mu above 0.01)"
     assert lines[0] == f"Diagnostics: reconstruction 2.000 + KL {kl:.3f} per validation image, {used}"

@@ -11,9 +11,10 @@ from PIL import Image
 
 import main
 from data import create_mnist_dataloaders
-from main import Losses, load_model
+from main import Losses
 from model import MODELS
 from training import UserError, seed_everything
+from visualization import load_model
 
 PICTURES = {
     "AE": {"loss_MNIST_AE.png", "mnist_AE_reconstruction.png", "mnist_AE_latent.png", "mnist_AE_samples.png"},
@@ -74,7 +75,7 @@ def test_every_picture_is_there(trained):
 
 def test_the_checkpoint_says_what_it_is_and_its_loss_can_be_found_again(trained, tiny_mnist):
     name, root, history, _ = trained
-    model, checkpoint = load_model(name, root)
+    model, checkpoint = load_model(f"MNIST_{name}", root)
     assert checkpoint["model"] == f"MNIST_{name}"
     assert checkpoint["config"] == {"hidden_size": 16, "latent_size": 3}
     assert checkpoint["data"]["name"] == "MNIST-like images"
@@ -178,20 +179,19 @@ def test_a_plane_of_latents_is_drawn_as_a_manifold(tiny_mnist, tmp_path, shown):
     run("--model", "VAE", *flags)
     images, title, columns = shown["mnist_VAE_manifold.png"]
     assert (images.shape, columns) == ((400, 1, 28, 28), 20)
-    assert "VAE, 2 latents, epoch 1, trained on MNIST-like images" in title
+    assert re.match("VAE, epoch 1, validation loss [\\d.]+, 2 latents, trained on MNIST-like images:\n", title)
 
 
 def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, tiny_mnist, capsys):
     name, root, _, _ = trained
     shutil.copytree(root / "models", tmp_path / "models")
-    make = main.load_model
 
     def trained_elsewhere(*args):
-        model, checkpoint = make(*args)
+        model, checkpoint = load_model(*args)
         checkpoint["data"] = {**checkpoint["data"], "name": "synthetic digits", "fingerprint": "other"}
         return model, checkpoint
 
-    monkeypatch.setattr(main, "load_model", trained_elsewhere)
+    monkeypatch.setattr("visualization.load_model", trained_elsewhere)
     run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", tmp_path)
     *_, title = shown[f"mnist_{name}_reconstruction.png"]
     assert "test images of MNIST-like images (not the images it was trained on: synthetic digits)" in title
@@ -285,7 +285,7 @@ def test_it_runs_on_the_stand_in_and_says_so(tmp_path, shown):
     _, log = run("--model", "CVAE", "--data", "synthetic", "--epochs", 1, "--output-root", tmp_path)
     assert log[0].startswith("Data: synthetic digits, a procedural stand-in for the real ones, 70000 images")
     assert "60000 train / 10000 valid" in log[0]
-    assert load_model("CVAE", tmp_path)[1]["data"]["name"] == "synthetic digits"
+    assert load_model("MNIST_CVAE", tmp_path)[1]["data"]["name"] == "synthetic digits"
     assert "trained on synthetic digits" in shown["mnist_CVAE_samples.png"][1]
 
 

@@ -152,7 +152,7 @@ def test_the_picture_shows_the_loss_of_the_log(trained, tiny_flowers, monkeypatc
     errors = visualization.main(["--model", "MLPAE", "--data-root", str(tiny_flowers), "--output-root", str(root)])
     best = float(re.search(r"Best Valid Loss: (\S+)", result.stdout)[1])
     assert errors["valid"] == pytest.approx(best, abs=1e-6)
-    assert titles[0].startswith("MLPAE, epoch 4: train split of flowers\n")
+    assert re.match(r"MLPAE, epoch 4, validation loss 0\.\d+: train split of flowers\n", titles[0])
     assert titles[1].endswith(f"mean squared error of the whole split {errors['valid']:.4f}")
 
 

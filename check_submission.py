@@ -1,0 +1,452 @@
+"""Is it ready to hand in? Every target of the courseworks, checked on the files themselves, and the archive.
+
+    python check_submission.py                          # the table: target, pass or FAIL, and what was found
+    python check_submission.py --model MLPAE            # the compulsory part of the flowers alone
+    python check_submission.py --ledger                 # and each loss in every unit in use
+    python check_submission.py --zip hand-in.zip        # packs what passes
+    python check_submission.py --output-root DIR        # somebody else's models/, vis/ and log/
+
+Losses are computed anew from the weights and compared with what log and checkpoint claim. Nothing that the checked
+files hold is run as code. Exit status 0 only where everything passes.
+"""
+
+import argparse
+import codecs
+import json
+import math
+import os
+import warnings
+import zipfile
+from fnmatch import fnmatch
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from training import (
+    FLOWERS_ROOT,
+    MNIST_ROOT,
+    PROJECT,
+    HelpFormatter,
+    UserError,
+    add_output_flag,
+    atomic_write,
+    average,
+    epoch_line,
+    last_line,
+    run_script,
+    seed_everything,
+)
+
+BATCH = 256  # images at once, as in validation
+EXACT = 1e-4  # relative difference between two computations of one loss: processors round differently
+SAMPLED = 1e-2  # the same where random latent vectors enter: other devices draw others
+DURING = 0.2  # how much worse than its mean over an epoch the train loss may be after it
+BLANK = 0.05  # share of pixels of another colour than the background, below which a picture is blank
+NOT_HANDED_IN = ("flowers", "mnist", ".git", "__pycache__", "LastModel_*", "*.tmp", "*.zip")
+MARKERS = ("CACHEDIR.TAG", "pyvenv.cfg", "conda-meta")  # what caches and virtual environments hold
+MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"
+CNN = "3x24x24 -> 32x12x12 -> 64x6x6 -> 128x6x6 -> 64 -> 128x6x6 -> 64x6x6 -> 32x12x12 -> 3x24x24"
+
+
+class Task(NamedTuple):
+    """What a coursework asks of a model; its losses in one of the units of `conventions`."""
+
+    data: str
+    unit: str = "sum"
+    loss_below: dict = {}
+    most_epochs: float = math.inf
+    layers: str = ""
+
+
+TASKS = {
+    "MLPAE": Task("flowers", "recon/pixel", {"train": 0.03, "valid": 0.03}, layers=MLP),
+    "AE": Task("flowers", "recon/pixel", {"train": 0.01, "valid": 0.012}, 15, CNN),
+    "VAE": Task("flowers", "sum/16", {"train": 800, "valid": 800}, 20, CNN),
+    "MNIST_AE": Task("MNIST"),
+    "MNIST_VAE": Task("MNIST"),
+    "MNIST_CVAE": Task("MNIST"),
+}
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    model: str
+    check: str
+    target: str
+    passed: bool
+    found: str
+
+
+# ---------------------------------------------------------------- losses
+
+
+def load_images(args, data: str, stand_in: bool):
+    """(train loader, validation loader) of "flowers" or "MNIST", or of what stands in for it. Raises UserError."""
+    from data import create_flower_dataloaders, create_mnist_dataloaders
+
+    kind = "synthetic" if stand_in else "real"
+    if data == "flowers":
+        return create_flower_dataloaders(BATCH, FLOWERS_ROOT if stand_in else args.flowers, data=kind)
+    return create_mnist_dataloaders(BATCH, MNIST_ROOT if stand_in else args.mnist, data=kind)
+
+
+def functions_of(name: str, model, settings: dict):
+    """answer(images, labels) -> the model's outputs, and measure(outputs, images) -> (loss, {"loss": ..., ...})."""
+    import torch
+
+    import train_script
+    from main import Losses
+    from MLPAE_train_script import flatten
+
+    if name == "MLPAE":
+        return lambda x, _: torch.from_numpy(model.forward(flatten(x)).reshape(x.shape)), train_script.measure
+    measure = partial(train_script.measure, beta=settings.get("beta"))
+    if TASKS[name].data == "MNIST":
+        measure = Losses(settings["recon"], settings["beta"])
+    return model if name == "MNIST_CVAE" else lambda images, _: model(images), measure
+
+
+def recompute(name: str, model, checkpoint: dict, loaders):
+    """({"train": {"loss": ...}, "valid": {...}} in the terms of the log, the outputs' least and greatest value)."""
+    import torch
+
+    answer, measure = functions_of(name, model, checkpoint["settings"])
+    bounds, losses = [], {}
+
+    def step(images, labels):
+        outputs = answer(images, labels)
+        reconstructions = outputs[0] if isinstance(outputs, tuple) else outputs
+        bounds.extend(bound.item() for bound in reconstructions.aminmax())
+        return measure(outputs, images)[1]
+
+    with tqdm(unit="batch", disable=None, leave=False) as bar, torch.inference_mode():
+        for split, loader in zip(("train", "valid"), loaders, strict=True):
+            seed_everything(checkpoint["seed"])  # the draws of every validation
+            losses[split] = average(step, loader, f"{name}, {split} images", bar)
+    return losses, (min(bounds), max(bounds))
+
+
+def conventions(losses: dict, settings: dict, pixels: int) -> dict:
+    """A loss of the log, {"loss": ...} and perhaps "recon" and "kl", in every unit; of an image unless the name says.
+
+    pixels: of an image, times channels. bits/dim: the negative evidence lower bound, recon + KL, in bits over pixels;
+    squared errors are a Gaussian's of variance 1/2, up to ln(pi)/2 a pixel, and 256 levels in [0, 1] take 8 bits more.
+    """
+    from train_script import VAE_UNIT
+
+    squared, kl = settings.get("recon", "mse") == "mse", losses.get("kl")
+    recon = losses.get("recon", losses["loss"] * (pixels if squared else 1))
+    total, constant = recon + (kl or 0), math.log2(math.pi) / 2 + 8 if squared else 0
+    return {
+        "recon is": "squared error" if squared else "nats",
+        "recon/pixel": recon / pixels,
+        "recon": recon,
+        "recon/16": VAE_UNIT * recon,
+        "KL": kl,
+        "sum": total,
+        "sum/16": VAE_UNIT * total,
+        "bits/dim": None if kl is None else total / pixels / math.log(2) + constant,
+        "the log's": losses["loss"],
+    }
+
+
+# ---------------------------------------------------------------- checks
+
+
+def check_model(name: str, args, find_images, measured: dict):
+    """Yield the rows of a model, and put its losses into measured[name]: {"train": {unit: value}, "valid": ...}."""
+    from visualization import load_model, name_model
+
+    root, task, file = args.output_root, TASKS[name], f"BestModel_{name}{'.pkl' if name == 'MLPAE' else '.pth'}"
+    try:
+        model, checkpoint = load_model(name, root)
+    except UserError as error:
+        yield Row(name, f"models/{file}", "opens", False, str(error))
+        return
+    yield Row(name, f"models/{file}", "opens", True, name_model(checkpoint))
+    problem = problem_of_log(root / "log" / f"train_{name}.txt", checkpoint, file)
+    yield Row(name, f"log/train_{name}.txt", "whole, of this run", not problem, problem or "as in the checkpoint")
+    for picture, shows, command in pictures(name, checkpoint["data"]["name"]):
+        problem = problem_of_picture(root / "vis" / picture, name_model(checkpoint), shows)
+        hint = f"{problem}; draw it with `python {command}`"
+        yield Row(
+            name,
+            f"vis/{picture}",
+            "of this model",
+            not problem,
+            hint if problem else "its title names this model and run",
+        )
+    if task.layers:
+        layers, epochs = describe_layers(name, model), len(checkpoint["history"])
+        expected = "" if layers == task.layers else f", expected {task.layers}"
+        yield Row(name, "layers", "the coursework's", not expected, layers + expected)
+        if task.most_epochs < math.inf:
+            yield Row(name, "epochs", f"at most {task.most_epochs}", epochs <= task.most_epochs, str(epochs))
+    try:
+        loaders = find_images(task.data, checkpoint["data"]["name"].startswith("synthetic"))
+        row = check_data(name, checkpoint["data"], loaders[0].dataset.info)
+    except UserError as error:
+        reason = str(error).partition(". ")[0]  # and not its advice, which names other flags
+        yield Row(name, "data", f"the real {task.data}", False, f"{reason}; name it with --{task.data.lower()}")
+        return
+    yield row
+    yield from check_losses(name, model, checkpoint, loaders, measured)
+
+
+def problem_of_log(path: Path, checkpoint: dict, file: str) -> str:
+    """What keeps a log from being the whole one of the checkpoint's run, or ""."""
+    if not path.is_file():
+        return f"missing: train again, and keep what is printed with > ./log/{path.name}"
+    data, history = path.read_bytes(), checkpoint["history"]
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # what > makes in the shell of Windows
+    lines = [line.rstrip() for line in data.decode("utf-16" if is_utf16 else "utf-8", "replace").splitlines()]
+    found = [line for line in lines if line.startswith("Epoch: ")]
+    expected = [epoch_line(history[:epochs]) for epochs in range(1, len(history) + 1)]
+    different = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
+    if different:
+        ours, theirs = (line.split(", ") for line in different[0])
+        first = next((pair for pair in zip(ours[1:], theirs[1:], strict=False) if pair[0] != pair[1]), different[0])
+        count = f"{len(different)} of {len(expected)} epochs differ from the checkpoint's"
+        return f"edited, or of another run: {count}, the first in {theirs[0]}: {first[0]} instead of {first[1]}"
+    if len(found) != len(expected):
+        return f"cut, or of another run: {len(found)} epochs, but the checkpoint's run had {len(expected)}"
+    for line in (f"fingerprint {checkpoint['data']['fingerprint']}", last_line(checkpoint, file)):
+        if not any(line in there for there in lines):
+            return f'cut, edited, or of another run: it does not say "{line}"'
+    return ""
+
+
+def pictures(name: str, trained_on: str) -> list[tuple[str, str, str]]:
+    """(file in vis/, what its title says after the model's name, the command that draws it) of a model."""
+    if TASKS[name].data == "MNIST":
+        short = name.removeprefix("MNIST_")
+        command = f"main.py --model {short} --figures-only"
+        shows = {"reconstruction": f"test images of {trained_on}\n", "samples": f"trained on {trained_on}:\nz from N(0"}
+        return [(f"mnist_{short}_{kind}.png", text, command) for kind, text in shows.items()]
+    command = f"visualization.py --model {name}"
+    grids = [(f"{split}_{name}.png", f"{split} split of {trained_on}\n", command) for split in ("train", "valid")]
+    samples = f"trained on {trained_on}:\nz from N(0", f"random_generation.py --model {name}"
+    return grids if name == "MLPAE" else [*grids, (f"random_images_{name}.png", *samples)]
+
+
+def problem_of_picture(path: Path, title: str, shows: str) -> str:
+    """What keeps a picture from being one of the model that titles call `title`, or ""."""
+    from PIL import Image
+
+    if not path.is_file():
+        return "missing"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                histogram, found = image.convert("L").histogram(), image.text.get("Title", "no title")
+    except Exception as error:  # a damaged file can make Pillow raise almost anything
+        return f"not a PNG that can be read ({type(error).__name__})"
+    if 1 - max(histogram) / sum(histogram) < BLANK:
+        return "blank"
+    if not (found.startswith(title) and shows in found):
+        return f'of another model or run: it says "{found[:100]}", expected "{title}" and "{shows}"'
+    return ""
+
+
+def describe_layers(name: str, model) -> str:
+    """The sizes between the layers of a flower model."""
+    import Autoencoder
+    import MLPAE_train_script
+
+    return (MLPAE_train_script if name == "MLPAE" else Autoencoder).describe_layers(model)
+
+
+def check_data(name: str, trained: dict, here: dict) -> Row:
+    """The row on what the model was trained on. Raises UserError where that is not here."""
+    source = f"{trained['name']}, fingerprint {trained['fingerprint']}"
+    if trained != here:
+        there = f"{here['name']}, fingerprint {here['fingerprint']}"
+        sizes = f"their sizes are {trained['image_size']} and {here['image_size']}"
+        raise UserError(f"trained on {source}, but here are {there}; {sizes}")
+    real = trained["name"] == TASKS[name].data
+    found = source if real else f"{source}: a stand-in, not to hand in; train with --data real"
+    return Row(name, "data", f"the real {TASKS[name].data}", real, found)
+
+
+def check_losses(name: str, model, checkpoint: dict, loaders, measured: dict):
+    """Yield the rows on what the weights give."""
+    task, pixels = TASKS[name], loaders[0].dataset.images[0].numel()
+    try:
+        losses, (low, high) = recompute(name, model, checkpoint, loaders)
+    except UserError as error:  # a loss that is not finite
+        yield Row(name, "weights", "the losses claimed", False, str(error))
+        return
+    claims = {split: {key: checkpoint[f"{split}_{key}"] for key in found} for split, found in losses.items()}
+    found, claimed = (
+        {split: conventions(of[split], checkpoint["settings"], pixels) for split in of} for of in (losses, claims)
+    )
+    measured[name] = found
+    problem = problem_of_claims(losses, claims, checkpoint)
+    valid = f"validation {losses['valid']['loss']:.6g}, claimed {claims['valid']['loss']:.6g}"
+    yield Row(name, "weights", "the losses claimed", not problem, problem or valid)
+    yield Row(name, "outputs", "in [0, 1]", 0 <= low <= high <= 1, f"{low:.2g} to {high:.6f}")
+    for split, below in task.loss_below.items():
+        ours, theirs = found[split][task.unit], claimed[split][task.unit]
+        passed = ours < below and theirs < below
+        yield Row(name, f"{split} loss", f"below {below:g}", passed, f"{ours:.4g}, by the log {theirs:.4g}")
+    if name == "AE":
+        yield compare_with_perceptron(measured)
+    if task.data == "MNIST":
+        loss, mean = found["valid"]["sum"], loss_of_mean_image(checkpoint, loaders)
+        text = f"{loss:.4g} {found['valid']['recon is']} per image, the mean image's {mean:.4g}"
+        yield Row(name, "test loss", "below the mean image's", loss < mean, text)
+
+
+def problem_of_claims(losses: dict, claims: dict, checkpoint: dict) -> str:
+    """How the losses that the weights give differ from those that the checkpoint claims, or ""."""
+    best = min(checkpoint["history"], key=lambda row: row["valid_loss"])
+    if any(checkpoint[key] != value for key, value in best.items()):
+        return f"the checkpoint claims to be epoch {checkpoint['epoch']}, its history's best is {best['epoch']}"
+    for key, found in losses["valid"].items():
+        claimed, tolerance = claims["valid"][key], EXACT if key == "kl" or "kl" not in losses["valid"] else SAMPLED
+        if not abs(found - claimed) <= tolerance * abs(found):
+            return f"they give a validation {key} of {found:.6g}, but {claimed:.6g} is claimed"
+    found, claimed = losses["train"]["loss"], claims["train"]["loss"]
+    if not found <= (1 + DURING) * claimed:
+        return f"they give a train loss of {found:.6g}, but {claimed:.6g} is claimed as the mean over the epoch"
+    return ""
+
+
+def compare_with_perceptron(measured: dict) -> Row:
+    """The row on whether the AE is better than the MLP, on both splits."""
+    own, other = ([of[split]["recon/pixel"] for split in of] for of in (measured["AE"], measured.get("MLPAE", {})))
+    better = len(other) == 2 and own[0] < other[0] and own[1] < other[1]
+    found = ", ".join(f"{a:.6f} against {b:.6f}" for a, b in zip(own, other, strict=False)) or "MLPAE has none"
+    return Row("AE", "both losses", "below MLPAE's", better, found)
+
+
+def loss_of_mean_image(checkpoint: dict, loaders) -> float:
+    """The reconstruction loss of a test image of MNIST, where each is answered with the mean of the training images."""
+    from main import Losses
+
+    train, test = (loader.dataset for loader in loaders)
+    mean, (xs, _) = train.images.float().mean(dim=0) / 255, test[:]
+    return Losses(checkpoint["settings"]["recon"]).reconstruction(mean.expand_as(xs), xs).mean().item()
+
+
+# ---------------------------------------------------------------- the archive
+
+
+def list_files(root: Path, data_sets: list[Path]) -> list[Path]:
+    """What belongs to a hand-in, sorted: no data sets, caches, virtual environments, archives, nor LastModel_*."""
+    files = []
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        folders[:] = [name for name in folders if belongs(here / name) and (here / name).resolve() not in data_sets]
+        files += [here / name for name in names if belongs(here / name) and (here / name).is_file()]
+    return sorted(files)
+
+
+def belongs(path: Path) -> bool:
+    """Whether a file or folder is to hand in, by its name and by what marks caches and environments."""
+    named = any(fnmatch(path.name, pattern) for pattern in NOT_HANDED_IN)
+    return not named and not any((path / marker).exists() for marker in MARKERS)
+
+
+def pack(path: Path, root: Path, data_sets: list[Path]) -> dict[str, int]:
+    """Write what `list_files` finds into an archive, in one folder; returns {file: bytes}."""
+    files = {source.relative_to(root).as_posix(): source for source in list_files(root, data_sets)}
+    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as out:
+        for name, source in files.items():
+            out.write(source, f"{path.stem}/{name}")
+    return {name: source.stat().st_size for name, source in files.items()}
+
+
+# ---------------------------------------------------------------- the script
+
+
+def parse_args(argv=None):
+    """The flags."""
+    parser = argparse.ArgumentParser(description="Check what is handed in, and pack it.", formatter_class=HelpFormatter)
+    parser.add_argument("--model", choices=list(TASKS), nargs="+", default=list(TASKS), help="which ones to check")
+    parser.add_argument("--ledger", action="store_true", help="also print each loss in every unit in use")
+    parser.add_argument("--json", action="store_true", help="print it all for machines")
+    parser.add_argument("--zip", metavar="NAME.zip", type=Path, help="pack the project, if everything passes")
+    parser.add_argument("--force", action="store_true", help="pack it even if not")
+    parser.add_argument("--flowers", metavar="DIR", default=FLOWERS_ROOT, help="the photographs, a sub-folder a class")
+    parser.add_argument("--mnist", metavar="DIR", default=MNIST_ROOT, help="the folder that holds MNIST/raw/")
+    add_output_flag(parser)
+    args = parser.parse_args(argv)
+    if args.zip and args.zip.suffix != ".zip":
+        parser.error(f"argument --zip: expected NAME.zip, found {args.zip}")
+    if args.force and not args.zip:
+        parser.error("argument --force: there is nothing to force without --zip")
+    if args.zip and args.output_root != PROJECT:
+        parser.error("argument --output-root: --zip packs the project, with its own models/ and vis/")
+    return args
+
+
+def check_all(args) -> tuple[list[Row], dict]:
+    """The rows, and the losses in every unit: {model: {"train": {unit: value, ...}, "valid": ...}}."""
+    find_images, measured, rows = cache(partial(load_images, args)), {}, []
+    for name in TASKS:
+        if name in args.model or (name == "MLPAE" and "AE" in args.model):
+            try:
+                rows += check_model(name, args, find_images, measured)
+            except Exception as error:  # what a forged file makes of our code is anybody's guess
+                reason = f"malformed ({type(error).__name__}: {error}); the other checks are left out"
+                rows.append(Row(name, "checkpoint", "what its script saves", False, reason))
+    chosen = {name: measured[name] for name in args.model if name in measured}
+    return [row for row in rows if row.model in args.model], chosen
+
+
+def print_table(lines: list[list[str]]) -> None:
+    """Columns as wide as they need to be, and a blank line where the first one changes."""
+    lines = [["".join(c if c.isprintable() else " " for c in cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for before, line in zip([lines[0], *lines], lines, strict=False):
+        print("" if line[0] == before[0] else "\n", end="")
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_report(rows: list[Row], ledger: dict | None, packed: dict | None, path) -> None:
+    """What `main` has to say, as tables."""
+    lines = [[*row[:3], "pass" if row.passed else "FAIL", row.found] for row in rows]
+    print_table([["model", "check", "target", "", "found"], *lines])
+    if ledger:
+        print("\nEach loss that the weights give, of an image unless the column says otherwise:\n")
+        units = next(iter(ledger.values()))["train"]
+        lines = [
+            [name, split, *map(show, losses.values())] for name, of in ledger.items() for split, losses in of.items()
+        ]
+        print_table([["model", "split", *units], *lines])
+    if packed:
+        print(f"\n{path}: {len(packed)} files, {path.stat().st_size / 2**20:.1f} MiB\n")
+        print_table([[name, f"{size / 1024:,.1f} KiB"] for name, size in packed.items()])
+    print(f"\n{sum(row.passed for row in rows)} of {len(rows)} checks pass")
+
+
+def show(value) -> str:
+    """A cell of the ledger."""
+    return value if isinstance(value, str) else "-" if value is None else f"{value:.5g}"
+
+
+def main(argv=None):
+    """Check, pack and print; returns the rows. Raises UserError unless everything passes."""
+    args = parse_args(argv)
+    rows, ledger = check_all(args)
+    failed, packed = [row for row in rows if not row.passed], None
+    if args.zip and (args.force or not failed):
+        packed = pack(args.zip, PROJECT, [Path(root).resolve() for root in (args.flowers, args.mnist)])
+    if args.json:
+        checks = [row._asdict() for row in rows]
+        print(json.dumps({"passed": not failed, "checks": checks, "ledger": ledger, "packed": packed}, indent=1))
+    else:
+        print_report(rows, ledger if args.ledger else None, packed, args.zip)
+    if failed:
+        refused = "; not packed, --force does it even so" if args.zip and not args.force else ""
+        raise UserError(f"{len(failed)} of {len(rows)} checks fail{refused}")
+    return rows
+
+
+if __name__ == "__main__":
+    run_script(main)
