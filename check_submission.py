@@ -171,14 +171,8 @@ def check_model(name: str, args, find_images, measured: dict):
     yield Row(name, f"log/train_{name}.txt", "whole, of this run", not problem, problem or "as in the checkpoint")
     for picture, shows, command in pictures(name, checkpoint["data"]["name"]):
         problem = problem_of_picture(root / "vis" / picture, name_model(checkpoint), shows)
-        hint = f"{problem}; draw it with `python {command}`"
-        yield Row(
-            name,
-            f"vis/{picture}",
-            "of this model",
-            not problem,
-            hint if problem else "its title names this model and run",
-        )
+        found = f"{problem}; draw it with `python {command}`" if problem else "its title names this model and run"
+        yield Row(name, f"vis/{picture}", "of this model", not problem, found)
     if task.layers:
         layers, epochs = describe_layers(name, model), len(checkpoint["history"])
         expected = "" if layers == task.layers else f", expected {task.layers}"
@@ -190,7 +184,8 @@ def check_model(name: str, args, find_images, measured: dict):
         row = check_data(name, checkpoint["data"], loaders[0].dataset.info)
     except UserError as error:
         reason = str(error).partition(". ")[0]  # and not its advice, which names other flags
-        yield Row(name, "data", f"the real {task.data}", False, f"{reason}; name it with --{task.data.lower()}")
+        hint = f"--{task.data.lower()} names the folder"
+        yield Row(name, "data", f"the real {task.data}", False, f"{reason} ({hint})")
         return
     yield row
     yield from check_losses(name, model, checkpoint, loaders, measured)
@@ -263,7 +258,7 @@ def describe_layers(name: str, model) -> str:
 def check_data(name: str, trained: dict, here: dict) -> Row:
     """The row on what the model was trained on. Raises UserError where that is not here."""
     source = f"{trained['name']}, fingerprint {trained['fingerprint']}"
-    if trained != here:
+    if any(trained[key] != here[key] for key in ("name", "image_size", "fingerprint")):
         there = f"{here['name']}, fingerprint {here['fingerprint']}"
         sizes = f"their sizes are {trained['image_size']} and {here['image_size']}"
         raise UserError(f"trained on {source}, but here are {there}; {sizes}")
@@ -320,7 +315,10 @@ def compare_with_perceptron(measured: dict) -> Row:
     """The row on whether the AE is better than the MLP, on both splits."""
     own, other = ([of[split]["recon/pixel"] for split in of] for of in (measured["AE"], measured.get("MLPAE", {})))
     better = len(other) == 2 and own[0] < other[0] and own[1] < other[1]
-    found = ", ".join(f"{a:.6f} against {b:.6f}" for a, b in zip(own, other, strict=False)) or "MLPAE has none"
+    found = (
+        ", ".join(f"{a:.6f} against {b:.6f}" for a, b in zip(own, other, strict=False))
+        or "those of MLPAE could not be computed"
+    )
     return Row("AE", "both losses", "below MLPAE's", better, found)
 
 

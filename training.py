@@ -8,6 +8,7 @@ import argparse
 import math
 import os
 import pickle
+import re
 import sys
 import time
 import warnings
@@ -128,14 +129,17 @@ def positive_float(text: str) -> float:
 
 
 def run_script(main) -> None:
-    """Run a script's main(): status 1 and one line for a UserError, 130 for Ctrl-C, else 0."""
+    """Run a script's main(): status 1 and one line for what the user can mend, 130 for Ctrl-C, else 0."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         main()
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    except MemoryError as error:
-        sys.exit(f"error: not enough memory for images of this number and size: {error}")
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
+            raise
+        sys.exit(f"error: not enough memory, use smaller batches or images, or --device cpu ({reason})")
     except KeyboardInterrupt:
         print("stopped; if it was training, --resume goes on from the last finished epoch", file=sys.stderr)
         sys.exit(130)
@@ -188,7 +192,7 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
     except OSError:
         raise
     except Exception as error:  # a damaged file can make the readers raise almost anything
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         problem = f"is not a readable checkpoint ({type(error).__name__}: {reason})"
         raise UserError(f"{path} {problem}; make it anew with {made_by}") from None
     missing = {"model", "config", "data", "settings", "state_dict", "history"}.difference(

@@ -294,7 +294,7 @@ def test_a_training_that_took_too_long_fails_alone(tmp_path):
 def test_an_ae_must_beat_the_perceptron(tmp_path):
     root = hand_in(tmp_path, "MLPAE", "AE")
     weights_of(root, "MLPAE").unlink()
-    assert check(root, "AE") == {"both losses": "MLPAE has none"}
+    assert check(root, "AE") == {"both losses": "those of MLPAE could not be computed"}
     shutil.copy(weights_of(PROJECT, "VAE"), weights_of(root, "VAE"))
     model, _ = visualization.load_model("VAE", root)
 
@@ -330,7 +330,7 @@ def test_without_the_images_no_loss_is_believed(tmp_path):
     failed = check(hand_in(tmp_path, "MLPAE"), "MLPAE", flags=["--flowers", tmp_path / "nowhere"])
     assert failed.keys() == {"data"}
     assert failed["data"].endswith(
-        "nowhere is not a folder: expected one with a sub-folder of images for each class; name it with --flowers"
+        "nowhere is not a folder: expected one with a sub-folder of images for each class (--flowers names the folder)"
     )
 
 

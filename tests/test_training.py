@@ -339,6 +339,11 @@ def test_how_a_script_ends(capsys):
     assert fails(UserError("mend it")) == "error: mend it"  # printed, with status 1, by the interpreter
     assert "disk full" in fails(OSError("disk full"))
     assert "not enough memory" in fails(MemoryError("Unable to allocate 116. GiB"))
+    of_a_gpu = fails(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory"))
+    assert "not enough memory, use smaller batches" in of_a_gpu
+    assert "\n" not in of_a_gpu
+    with pytest.raises(RuntimeError, match="illegal memory access"):  # a mistake of ours
+        fails(RuntimeError("CUDA error: an illegal memory access was encountered"))
     assert fails(KeyboardInterrupt()) == 128 + signal.SIGINT
     assert "--resume" in capsys.readouterr().err
     assert run_script(lambda: None) is None
