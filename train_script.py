@@ -139,6 +139,11 @@ def make_steps(args, model, optimizer, scheduler, device):
     return torch_steps(args, model, inputs, partial(measure, beta=args.beta), optimizer, scheduler)
 
 
+def describe_parts(best: dict) -> str:
+    """The two parts of the best VAE's loss."""
+    return f"reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image"
+
+
 def diagnose(model, loader, best: dict, path) -> list[str]:
     """What the latent vector of the best VAE carries: lines for the log, and a picture at `path`."""
     from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, encode_all
@@ -150,10 +155,7 @@ def diagnose(model, loader, best: dict, path) -> list[str]:
     used = f"{active} of {dims} latent dimensions active"
     title = f"{name_model(best)}: {used}\non the {len(mu)} validation images of {best['data']['name']}"
     plot_latents(mu, log_var, path, title)
-    lines = [
-        f"Diagnostics: reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image,"
-        f" {used} (variance of mu above {ACTIVE_VARIANCE})"
-    ]
+    lines = [f"Diagnostics: {describe_parts(best)}, {used} (variance of mu above {ACTIVE_VARIANCE})"]
     if active == 0 or best["valid_kl"] < COLLAPSED_KL:
         lines.append("Warning: the posterior has collapsed to the prior; try a lower --beta or more --epochs")
     return lines

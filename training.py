@@ -131,6 +131,7 @@ def positive_float(text: str) -> float:
 def run_script(main) -> None:
     """Run a script's main(): status 1 and one line for what the user can mend, 130 for Ctrl-C, else 0."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that the terminal lacks
     try:
         main()
     except (UserError, OSError) as error:
@@ -208,7 +209,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     it likes; NumPy's own would build arrays of pointers from bytes, so stand-ins of ours take their place."""
 
     def load(self):
-        return _unwrap(super().load())
+        return _unwrap(super().load(), {})
 
     def find_class(self, module, name):
         if (module, name) == ("numpy", "dtype"):
@@ -247,15 +248,16 @@ class _Array:
         self.array = np.ndarray(shape, dtype.checked(), data, order=order).copy(order)
 
 
-def _unwrap(value):
-    """Put the arrays into the place of their stand-ins."""
+def _unwrap(value, seen):
+    """Put the arrays into the place of their stand-ins. seen: {id: what it became}, as one list may be in many."""
     if isinstance(value, _Array):
         return value.array
-    if isinstance(value, dict):
-        return {key: _unwrap(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_unwrap(item) for item in value)
-    return value
+    if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+        if isinstance(value, dict):
+            seen[id(value)] = {key: _unwrap(item, seen) for key, item in value.items()}
+        else:
+            seen[id(value)] = type(value)(_unwrap(item, seen) for item in value)
+    return seen.get(id(value), value)
 
 
 # ---------------------------------------------------------------- training

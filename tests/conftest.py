@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import subprocess
 
 import numpy as np
 import pytest
@@ -19,6 +20,14 @@ FIELDS = {
 }
 needs_flowers = pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="the photographs are not in ./flowers")
 needs_mnist = pytest.mark.skipif(not REAL_MNIST.exists(), reason="MNIST is not in ./mnist")
+
+
+def skip_if_changed():
+    """Skip where models/, vis/ or log/ hold other results than the repository's, after a training of the user's own."""
+    command = ["git", "diff", "--quiet", "HEAD", "--", "models", "vis", "log"]
+    with contextlib.suppress(FileNotFoundError):  # no git
+        if subprocess.run(command, cwd=PROJECT, capture_output=True).returncode == 1:
+            pytest.skip("models/, vis/ or log/ hold other results than the repository's")
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,14 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_FLOWERS, logged, needs_flowers, needs_mnist
+from conftest import REAL_FLOWERS, logged, needs_flowers, needs_mnist, skip_if_changed
 from PIL import Image, PngImagePlugin
 
 import check_submission
 import data
 import main
 import MLPAE_train_script
+import model
 import visualization
 from Autoencoder import Autoencoder
 from check_submission import TASKS, pack, pictures
@@ -41,10 +42,11 @@ def weights_of(root, name):
 
 def hand_in(root, *models):
     """Copy what is committed of these models below root; returns root."""
+    skip_if_changed()
     for name in models:
         shown = [f"vis/{picture}" for picture, *_ in pictures(name, "")]
         for file in (weights_of(PROJECT, name).relative_to(PROJECT), f"log/train_{name}.txt", *shown):
-            (root / file).parent.mkdir(exist_ok=True)
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PROJECT / file, root / file)
     return root
 
@@ -72,27 +74,38 @@ def rewrite_run(root, name, change):
     save_checkpoint(path, checkpoint)
     history = checkpoint["history"]
     lines = [epoch_line(history[:epochs]) for epochs in range(1, len(history) + 1)]
-    log.write_text("\n".join([*log.read_text().splitlines()[:3], *lines, last_line(checkpoint, path.name)]))
+    others = [line for line in log.read_text().splitlines()[:-1] if not line.startswith("Epoch")]
+    log.write_text("\n".join([*others[:3], *lines, *others[3:], last_line(checkpoint, path.name)]))
+
+
+@pytest.fixture(scope="module")
+def report():
+    """What --json says of the committed results."""
+    skip_if_changed()
+    _, lines = logged(check_submission.main, "--json")
+    return json.loads("".join(lines))
 
 
 @needs_flowers
 @needs_mnist
-def test_the_committed_results_pass():
-    _, lines = logged(check_submission.main, "--ledger")
-    text = "\n".join(lines)
-    assert "FAIL" not in text
-    assert lines[-1] == "59 of 59 checks pass"
-    for name in TASKS:
-        assert f"\n{name} " in text
-    assert "below 800               pass  701.5, by the log 701.5" in text
-    sizes = sum(os.path.getsize(path) for path in tracked("models", "vis", "log"))
-    assert sizes < 30 * 2**20
+def test_the_committed_results_pass(report):
+    assert report["passed"] is True
+    assert {row["model"] for row in report["checks"]} == set(TASKS)
+    assert all(row["passed"] is True for row in report["checks"])
+    results = [path for folder in ("models", "vis", "log") for path in (PROJECT / folder).iterdir()]
+    assert sum(path.stat().st_size for path in results if not path.name.startswith("LastModel_")) < 30 * 2**20
 
 
-def tracked(*folders):
-    """The results that a clone has: all but LastModel_*."""
-    files = [path for folder in folders for path in (PROJECT / folder).iterdir()]
-    return [path for path in files if not path.name.startswith("LastModel_")]
+@needs_flowers
+def test_the_table_and_the_ledger_are_printed(tmp_path):
+    _, lines = logged(
+        check_submission.main, "--model", "MLPAE", "--ledger", "--output-root", hand_in(tmp_path, "MLPAE")
+    )
+    assert lines[0].split() == ["model", "check", "target", "found"]
+    assert lines[2].split()[:7] == ["MLPAE", "models/BestModel_MLPAE.pkl", "the", "best", "of", "its", "run"]
+    assert sum("  pass  " in line for line in lines) == 10
+    assert any(line.split()[:4] == ["MLPAE", "valid", "squared", "error"] for line in lines)
+    assert lines[-1] == "10 of 10 checks pass"
 
 
 # ---------------------------------------------------------------- what must fail, each in its own row
@@ -106,16 +119,31 @@ def test_a_missing_file_fails_alone(name, tmp_path):
     (root / "log" / f"train_{name}.txt").unlink()
     failed = check(root, name)
     assert failed.keys() == {f"vis/valid_{name}.png", f"log/train_{name}.txt"}
-    assert f"missing; draw it with `python visualization.py --model {name}`" in failed[f"vis/valid_{name}.png"]
+    assert (
+        f"missing; draw it with `python visualization.py --model {name} --output-root"
+        in failed[f"vis/valid_{name}.png"]
+    )
     assert f"> ./log/train_{name}.txt" in failed[f"log/train_{name}.txt"]
 
 
-def blank(path):
-    """A white picture with the title of the one that it takes the place of."""
+def paint(path, pixels):
+    """Another picture with the title of the one that it takes the place of."""
     with Image.open(path) as image:
         title = PngImagePlugin.PngInfo()
         title.add_text("Title", image.text["Title"])
-        Image.new("RGB", image.size, "white").save(path, pnginfo=title)
+    Image.fromarray(pixels.astype(np.uint8)).save(path, pnginfo=title)
+
+
+def blank(path):
+    paint(path, np.full((600, 600), 255))
+
+
+def nearly_white(path):
+    paint(path, np.where(np.arange(600 * 600).reshape(600, 600) % 10, 255, 254))
+
+
+def of_two_pixels(path):
+    paint(path, np.array([[0, 255]]))
 
 
 def of_the_other_split(path):
@@ -151,7 +179,9 @@ def of_text(path):
 @pytest.mark.parametrize(
     ("tamper", "reason"),
     [
-        (blank, "blank; draw it"),
+        (blank, "blank, or hardly anything in it; draw it"),
+        (of_two_pixels, "blank, or hardly anything in it; draw it"),
+        (nearly_white, "blank, or hardly anything in it; draw it"),
         (of_the_other_split, "of another model or run: it says"),
         (of_another_model, "of another model or run: it says"),
         (of_another_run, "of another model or run: it says"),
@@ -174,8 +204,16 @@ def test_a_wrong_picture_fails_alone(tamper, reason, tmp_path):
     [
         (": 0.009019 *", ": 0.008019 *", "1 of 100 epochs differ from the checkpoint's, the first in Epoch: 100: "),
         ("Epoch: 3, Train Loss: 0.0", "Epoch: 3, Train Loss: 0.00", "the first in Epoch: 3: Train Loss: 0.00"),
-        ("Best Valid Loss: 0.00", "Best Valid Loss: 0.000", 'it does not say "Best Valid Loss: 0.009019 (epoch 100)'),
-        ("Best Valid Loss", "", 'it does not say "Best Valid Loss: 0.009019 (epoch 100)'),
+        (
+            "Best Valid Loss: 0.00",
+            "Best Valid Loss: 0.000",
+            'its last line is not "Best Valid Loss: 0.009019 (epoch 100)',
+        ),
+        ("Best Valid Loss", "", 'its last line is not "Best Valid Loss: 0.009019 (epoch 100)'),
+        ("AE.pkl\n", "AE.pkl\nTraceback\n", 'its last line is not "Best Valid Loss: 0.009019 (epoch 100)'),
+        ("lr 1.0", "lr 0.1", 'it does not say "lr 1.0"'),
+        ("2588 images", "258 images", 'it does not say "2588 images of "'),
+        ("Data: ", "Epoch: 1, Train Loss: 0.046377, Valid Loss: 0.035244 *\nData: ", "write it with > and not >>"),
         ("fingerprint 40", "fingerprint 41", 'it does not say "fingerprint 40'),
         ("Epoch: 100,", "epoch 100", "99 epochs, but the checkpoint's run had 100"),
         (" *\n", "\n", "of 100 epochs differ"),
@@ -193,7 +231,7 @@ def test_an_edited_log_fails_alone(old, new, reason, tmp_path):
 
 @needs_flowers
 def test_a_log_of_another_run_fails_alone(tmp_path):
-    root = hand_in(tmp_path / "a", "MLPAE") if (tmp_path / "a").mkdir() is None else None
+    root = hand_in(tmp_path / "a", "MLPAE")
     _, log = logged(MLPAE_train_script.main, "--epochs", 2, "--seed", 1, "--output-root", tmp_path / "b")
     (root / "log" / "train_MLPAE.txt").write_text("\n".join(log))
     failed = check(root, "MLPAE")
@@ -227,11 +265,7 @@ def a_better_loss(checkpoint):
 
 
 def a_better_train_loss(checkpoint):
-    checkpoint["train_loss"] = checkpoint["history"][-1]["train_loss"] = 0.003
-
-
-def another_epoch(checkpoint):
-    checkpoint["epoch"] = 3
+    checkpoint["train_loss"] = checkpoint["history"][-1]["train_loss"] = 0.005
 
 
 @needs_flowers
@@ -243,7 +277,6 @@ def another_epoch(checkpoint):
         (weights_that_are_no_numbers, "AE, train images, batch 1: the loss is nan"),
         (a_better_loss, "they give a validation loss of 0.00716347, but 0.005 is claimed"),
         (a_better_train_loss, "they give a train loss of 0.00604"),
-        (another_epoch, "the checkpoint claims to be epoch 3, its history's best is 15"),
     ],
 )
 def test_weights_that_do_not_give_the_losses_claimed_fail(change, reason, tmp_path):
@@ -252,6 +285,57 @@ def test_weights_that_do_not_give_the_losses_claimed_fail(change, reason, tmp_pa
     failed = check(root, "AE")
     assert failed["weights"].startswith(reason)
     assert not any(row.startswith(("log", "models", "layers", "epochs", "data")) for row in failed)
+
+
+def another_epoch(checkpoint):
+    checkpoint["epoch"] = 3
+
+
+def later_epochs(checkpoint):
+    checkpoint["epoch"] += 45
+    checkpoint["history"] = [{**row, "epoch": row["epoch"] + 45} for row in checkpoint["history"]]
+
+
+def a_loss_of_nan(checkpoint):
+    checkpoint["history"][3]["valid_loss"] = math.nan
+
+
+def a_loss_that_is_a_tensor(checkpoint):
+    checkpoint["train_loss"] = checkpoint["history"][-1]["train_loss"] = torch.tensor(0.005)
+
+
+def a_weight_of_the_kl_that_hides_the_errors(checkpoint):
+    checkpoint["settings"]["beta"] = -1e9
+
+
+@needs_flowers
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (another_epoch, "it claims to be epoch 3, its history's best is epoch 15"),
+        (later_epochs, "its history counts the epochs [46, 47,"),
+        (a_loss_of_nan, "its history holds what is no number"),
+        (a_loss_that_is_a_tensor, "its history holds what is no number"),
+        (a_weight_of_the_kl_that_hides_the_errors, "it was trained with --beta -1000000000.0"),
+    ],
+)
+def test_claims_that_cannot_be_fail(change, reason, tmp_path):
+    root = hand_in(tmp_path, "MLPAE", "AE")
+    rewrite_run(root, "AE", change)
+    failed = check(root, "AE")
+    assert failed.keys() == {"models/BestModel_AE.pth"}
+    assert failed["models/BestModel_AE.pth"].startswith(reason)
+
+
+@needs_flowers
+def test_no_setting_of_a_checkpoint_changes_the_unit_of_its_target(tmp_path):
+    def brighter(checkpoint):
+        checkpoint["settings"]["recon"] = "bce"
+        checkpoint["state_dict"]["decoder.9.bias"] += 1
+
+    root = hand_in(tmp_path, "MLPAE", "AE")
+    rewrite_run(root, "AE", brighter)
+    assert {"train loss", "valid loss", "both losses"} <= check(root, "AE").keys()
 
 
 @needs_flowers
@@ -296,10 +380,10 @@ def test_an_ae_must_beat_the_perceptron(tmp_path):
     weights_of(root, "MLPAE").unlink()
     assert check(root, "AE") == {"both losses": "those of MLPAE could not be computed"}
     shutil.copy(weights_of(PROJECT, "VAE"), weights_of(root, "VAE"))
-    model, _ = visualization.load_model("VAE", root)
+    vae, _ = visualization.load_model("VAE", root)
 
     def blurred(checkpoint):  # the VAE's layers fit, and its pictures are worse than the perceptron's
-        checkpoint["state_dict"] = {k: v for k, v in model.state_dict().items() if not k.startswith("log_var")}
+        checkpoint["state_dict"] = {k: v for k, v in vae.state_dict().items() if not k.startswith("log_var")}
 
     hand_in(root, "MLPAE")
     rewrite_run(root, "AE", blurred)
@@ -314,8 +398,9 @@ def test_the_stand_in_is_not_a_pass(tmp_path):
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "train_MLPAE.txt").write_text("\n".join(log))
     failed = check(tmp_path, "MLPAE")
-    assert "a stand-in, not to hand in; train with --data real" in failed["data"]
-    assert failed.keys() <= {"data", "train loss", "valid loss"}
+    assert failed.keys() == {"data"}
+    assert failed["data"].startswith("trained on synthetic flowers at [24, 24], fingerprint ")
+    assert failed["data"].endswith("a stand-in, not to hand in; train with --data real")
 
 
 @needs_flowers
@@ -323,7 +408,7 @@ def test_a_model_of_other_images_fails(tiny_flowers, tmp_path):
     root = hand_in(tmp_path, "MLPAE")
     failed = check(root, "MLPAE", flags=["--flowers", tiny_flowers])
     assert failed.keys() == {"data"}
-    assert "trained on flowers, fingerprint 409289a857b0fdfc, but here are flowers, fingerprint" in failed["data"]
+    assert "fingerprint 409289a857b0fdfc, but here is flowers at [24, 24], fingerprint" in failed["data"]
 
 
 def test_without_the_images_no_loss_is_believed(tmp_path):
@@ -358,48 +443,65 @@ def test_files_that_are_no_checkpoints_fail_and_run_nothing(name, tmp_path, monk
 
 @needs_flowers
 @pytest.mark.parametrize(
-    "change", [{"seed": "one"}, {"data": {}}, {"history": []}, {"settings": None}, {"valid_kl": []}]
+    ("change", "row"),
+    [
+        ({"seed": "one"}, "all of it"),
+        ({"data": {}}, "all of it"),
+        ({"history": []}, "all of it"),
+        ({"settings": None}, "all of it"),
+        ({"valid_kl": []}, "models/BestModel_VAE.pth"),
+        ({"config": {"encoding_dim": "64"}}, "models/BestModel_VAE.pth"),
+    ],
 )
-def test_a_checkpoint_of_odd_content_fails_without_a_traceback(change, tmp_path):
+def test_a_checkpoint_of_odd_content_fails_without_a_traceback(change, row, tmp_path):
     root = hand_in(tmp_path, "VAE")
     path = weights_of(root, "VAE")
     save_checkpoint(path, {**load_checkpoint(path, made_by="test"), **change})
-    assert check(root, "VAE")
+    assert row in check(root, "VAE")
 
 
-def test_an_untrained_model_of_other_digits_fails(tiny_mnist, tmp_path):
-    flags = ["--epochs", 1, "--lr", 1e-9, "--data-root", tiny_mnist, "--output-root", tmp_path]
+def test_a_model_of_other_digits_fails(tiny_mnist, tmp_path):
+    flags = ["--epochs", 1, "--data-root", tiny_mnist, "--output-root", tmp_path]
     _, log = logged(main.main, "--model", "CVAE", *flags)
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "train_MNIST_CVAE.txt").write_text("\n".join(log))
     failed = check(tmp_path, "MNIST_CVAE", flags=["--mnist", tiny_mnist])
-    assert failed.keys() == {"data", "test loss"}
-    assert failed["data"].startswith("MNIST-like images, fingerprint ")
-    assert "nats per image, the mean image's" in failed["test loss"]
+    assert failed.keys() == {"data"}
+    assert failed["data"].startswith("trained on MNIST-like images at [28, 28], fingerprint ")
+
+
+@needs_mnist
+def test_an_untrained_model_of_mnist_fails(tmp_path):
+    def untrained(checkpoint):
+        torch.manual_seed(0)
+        checkpoint["config"] = {"hidden_size": 8, "latent_size": 2}
+        checkpoint["state_dict"] = model.build_model("AE", 8, 2).state_dict()
+
+    root = hand_in(tmp_path, "MNIST_AE")
+    rewrite_run(root, "MNIST_AE", untrained)
+    failed = check(root, "MNIST_AE")
+    assert failed.keys() == {"weights", "test loss"}
+    assert "squared error per image, the mean image's 52.9" in failed["test loss"]
 
 
 # ---------------------------------------------------------------- the ledger
 
 
-def ledger(root, *models):
-    _, lines = logged(check_submission.main, "--output-root", root, "--json", "--model", *models)
-    return json.loads("".join(lines))["ledger"]
-
-
 @needs_flowers
-def test_the_ledger_of_the_flowers(tmp_path):
-    found = ledger(hand_in(tmp_path, "MLPAE", "AE", "VAE"), "AE", "VAE")
+@needs_mnist
+def test_the_ledger_of_the_flowers(report):
+    found = report["ledger"]
     (_, valid), of = data.create_flower_dataloaders(256, data="real"), found["AE"]["valid"]
     images = valid.dataset[:][0]
-    model, checkpoint = visualization.load_model("AE", tmp_path)
+    ae, checkpoint = visualization.load_model("AE", PROJECT)
     with torch.no_grad():
-        errors = (model(images) - images).double().square()
+        errors = (ae(images) - images).double().square()
     assert of["recon/pixel"] == pytest.approx(errors.mean().item(), rel=1e-5)
     assert of["recon"] == of["sum"] == pytest.approx(errors.sum().item() / len(images), rel=1e-5)
     assert of["recon/16"] == pytest.approx(16 * errors.sum().item() / len(images), rel=1e-5)
     assert (of["KL"], of["bits/dim"]) == (None, None)
     assert of["the log's"] == pytest.approx(checkpoint["valid_loss"], rel=1e-5)
-    of, (_, checkpoint) = found["VAE"]["valid"], visualization.load_model("VAE", tmp_path)
+    of, (_, checkpoint) = found["VAE"]["valid"], visualization.load_model("VAE", PROJECT)
     assert of["recon"] == pytest.approx(checkpoint["valid_recon"], rel=1e-2)
     assert of["KL"] == pytest.approx(checkpoint["valid_kl"], rel=1e-4)
     assert of["sum/16"] == pytest.approx(of["the log's"])
@@ -410,9 +512,10 @@ def test_the_ledger_of_the_flowers(tmp_path):
     assert of["bits/dim"] == pytest.approx(nats / 1728 / math.log(2))
 
 
+@needs_flowers
 @needs_mnist
-def test_the_ledger_of_mnist(tmp_path):
-    of = ledger(hand_in(tmp_path, "MNIST_VAE"), "MNIST_VAE")["MNIST_VAE"]["valid"]
+def test_the_ledger_of_mnist(report):
+    of = report["ledger"]["MNIST_VAE"]["valid"]
     assert of["recon is"] == "nats"
     assert of["sum"] == pytest.approx(of["the log's"])
     assert of["sum"] == pytest.approx(of["recon"] + of["KL"])
@@ -471,6 +574,15 @@ def test_the_archive_unpacks_to_a_folder_that_passes(tmp_path):
     done = subprocess.run([*command, "--model", "MLPAE"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("10 of 10 checks pass\n")
+
+
+def test_names_that_the_terminal_cannot_write_are_no_traceback(tmp_path):
+    command = [sys.executable, PROJECT / "check_submission.py", "--model", "AE", "--output-root", tmp_path / "学生"]
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="cp1252", env=env)
+    assert done.returncode == 1
+    assert "\\u5b66\\u751f" in done.stdout
+    assert done.stderr == "error: 1 of 1 checks fail\n"
 
 
 def size_of(name):

@@ -1,5 +1,6 @@
 """main.py for AE, VAE and CVAE, from flags to files."""
 
+import functools
 import re
 import shutil
 
@@ -13,6 +14,7 @@ import main
 from data import create_mnist_dataloaders
 from main import Losses
 from model import MODELS
+from synthetic import make_digits
 from training import UserError, seed_everything
 from visualization import load_model
 
@@ -38,6 +40,13 @@ def trained(request, tiny_mnist, tmp_path_factory):
     flags = ["--latent-size", 3, "--epochs", 3, "--data-root", tiny_mnist, "--output-root", root]
     history, log = run("--model", request.param, *flags)
     return request.param, root, history, log
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _the_stand_in_is_drawn_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.make_digits", functools.cache(make_digits))
+        yield
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_ctrl_c_is_status_130_and_resume_ends_with_the_same_weights(tiny_flowers
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job of a shell ignores it
     )
     lines = iter(process.stdout.readline, "")
     assert any(line.startswith("Epoch: 2") for line in lines)
