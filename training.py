@@ -183,7 +183,8 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
     if not path.exists():
         raise UserError(f"{path} does not exist; make it with {made_by}")
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a file that is no checkpoint is an error, one line
             if path.suffix == ".pkl":
                 checkpoint = _ArrayUnpickler(file).load()
             else:
