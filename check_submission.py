@@ -74,7 +74,7 @@ class Task(NamedTuple):
 TASKS = {
     "MLPAE": Task("flowers", "recon/pixel", {"train": 0.03, "valid": 0.03}, layers=MLP),
     "AE": Task("flowers", "recon/pixel", {"train": 0.01, "valid": 0.012}, 15, CNN),
-    "VAE": Task("flowers", "sum/16", {"train": 800, "valid": 800}, 20, CNN),
+    "VAE": Task("flowers", "sum x 16", {"train": 800, "valid": 800}, 20, CNN),
     "MNIST_AE": Task("MNIST"),
     "MNIST_VAE": Task("MNIST"),
     "MNIST_CVAE": Task("MNIST"),
@@ -159,10 +159,10 @@ def conventions(losses: dict, recon: str, pixels: int) -> dict:
         "recon is": "squared error" if squared else "nats",
         "recon/pixel": error / pixels,
         "recon": error,
-        "recon/16": VAE_UNIT * error,
+        "recon x 16": VAE_UNIT * error,
         "KL": kl,
         "sum": total,
-        "sum/16": VAE_UNIT * total,
+        "sum x 16": VAE_UNIT * total,
         "bits/dim": None if kl is None else total / pixels / math.log(2) + constant,
         "the log's": losses["loss"],
     }
@@ -182,15 +182,18 @@ def check_model(name: str, root: Path, find_images, measured: dict):
         model, checkpoint = load_model(name, root)
         check_claims(checkpoint)
     except UserError as error:
-        yield Row(name, f"models/{file}", "the best of its run", False, str(error))
+        yield Row(
+            name, f"models/{file}", "the best of its run", False, f"{error}; without it no more of {name} is checked"
+        )
         return
     yield Row(name, f"models/{file}", "the best of its run", True, name_model(checkpoint))
-    problem = problem_of_log(root / "log" / f"train_{name}.txt", checkpoint, file)
-    yield Row(name, f"log/train_{name}.txt", "all of that run", not problem, problem or "as in the checkpoint")
-    elsewhere = "" if root == PROJECT else f' --output-root "{root}"'
+    elsewhere, log = "" if root == PROJECT else f' --output-root "{root}"', f"log/train_{name}.txt"
+    problem = problem_of_log(root / log, checkpoint, file)
+    again = f"{problem}; train again and keep what it prints, `python {script_of(name)}{elsewhere} > {log}`"
+    yield Row(name, log, "all of that run", not problem, again if problem else "as in the checkpoint")
     for picture, shows, command in pictures(name, checkpoint["data"]["name"]):
         problem = problem_of_picture(root / "vis" / picture, name_model(checkpoint), shows)
-        found = f"{problem}; draw it with `python {command}{elsewhere}`" if problem else "titled so, not blank"
+        found = f"{problem}; draw it with `python {command}{elsewhere}`" if problem else "named in its title, not blank"
         yield Row(name, f"vis/{picture}", "of this model", not problem, found)
     if task.layers:
         script, epochs = MLPAE_train_script if name == "MLPAE" else Autoencoder, len(checkpoint["history"])
@@ -205,6 +208,13 @@ def check_model(name: str, root: Path, find_images, measured: dict):
     yield Row(name, "data", f"the real {task.data}", not problem, found)
     if not problem:
         yield from check_losses(name, model, checkpoint, loaders, measured)
+
+
+def script_of(name: str) -> str:
+    """The command that trains a model."""
+    if name == "MLPAE":
+        return "MLPAE_train_script.py"
+    return f"{'main' if name.startswith('MNIST_') else 'train_script'}.py --model {name.removeprefix('MNIST_')}"
 
 
 def check_claims(checkpoint: dict) -> None:
@@ -229,7 +239,7 @@ def check_claims(checkpoint: dict) -> None:
 def problem_of_log(path: Path, checkpoint: dict, file: str) -> str:
     """What keeps a log from being the whole one of the checkpoint's run, or ""."""
     if not path.is_file():
-        return f"missing: train again, and keep what is printed with > ./log/{path.name}"
+        return "missing"
     data, history = path.read_bytes(), checkpoint["history"]
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # what > makes in the shell of Windows
     text = data.decode("utf-16" if is_utf16 else "utf-8", "replace")
@@ -237,19 +247,19 @@ def problem_of_log(path: Path, checkpoint: dict, file: str) -> str:
     found = [line for line in lines if line.startswith("Epoch: ")]
     expected = [epoch_line(history[:epochs]) for epochs in range(1, len(history) + 1)]
     if sum(line.startswith("Epoch: 1,") for line in found) > 1:
-        return "of several runs: write it with > and not >>, --resume prints the earlier epochs again"
+        return "of several runs, perhaps written with >>, which --resume does not need"
     different = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
     if different:
         ours, theirs = (line.split(", ") for line in different[0])
         first = next((pair for pair in zip(ours[1:], theirs[1:], strict=False) if pair[0] != pair[1]), different[0])
         count = f"{len(different)} of {len(expected)} epochs differ from the checkpoint's"
-        return f"edited, or of another run: {count}, the first in {theirs[0]}: {first[0]} instead of {first[1]}"
+        return f"of another run, or edited: {count}, the first in {theirs[0]}: {first[0]} instead of {first[1]}"
     if len(found) != len(expected):
-        return f"cut, or of another run: {len(found)} epochs, but the checkpoint's run had {len(expected)}"
+        return f"of another run, or cut: {len(found)} epochs, but the checkpoint's run had {len(expected)}"
     if lines[-1:] != [last_line(checkpoint, file)]:
-        return f'cut, edited, or of another run: its last line is not "{last_line(checkpoint, file)}"'
+        return f'of another run, cut or edited: its last line is not "{last_line(checkpoint, file)}"'
     missing = [words for words in words_of_log(checkpoint) if not any(words in line for line in lines)]
-    return f'edited, or of another run: it does not say "{missing[0]}"' if missing else ""
+    return f'of another run, or edited: it does not say "{missing[0]}"' if missing else ""
 
 
 def words_of_log(checkpoint: dict):
@@ -275,7 +285,7 @@ def pictures(name: str, trained_on: str) -> list[tuple[str, str, str]]:
             shows["interpolation"] = shows["latent"]
         command = f"main.py --model {short} --figures-only"
         return [(f"mnist_{short}_{kind}.png", text, command) for kind, text in shows.items()]
-    command = f"visualization.py --model {name}"
+    command = f"visualization.py --model {name}" + " --data synthetic" * trained_on.startswith("synthetic")
     grids = [(f"{split}_{name}.png", f"{split} split of {trained_on}\n", command) for split in ("train", "valid")]
     samples = f"trained on {trained_on}:\nz from", f"random_generation.py --model {name}"
     return grids if name == "MLPAE" else [*grids, (f"random_images_{name}.png", *samples)]
@@ -306,7 +316,7 @@ def problem_of_data(trained: dict, name: str, loaders) -> str:
     """What keeps the images that a model was trained on from being the real ones that are here, or ""."""
     source = f"trained on {trained['name']} at {trained['image_size']}, fingerprint {trained['fingerprint']}"
     if trained["name"].startswith("synthetic"):
-        return f"{source}: a stand-in, not to hand in; train with --data real"
+        return f"{source}: a stand-in, not to hand in; train on the {name} with --data real"
     if isinstance(loaders, UserError):
         return f"no loss can be computed: {loaders}"
     here = loaders[0].dataset.info
@@ -328,7 +338,7 @@ def check_losses(name: str, model, checkpoint: dict, loaders, measured: dict):
     problem = problem_of_losses(losses, checkpoint)
     found = f"validation {losses['valid']['loss']:.6g}, claimed {checkpoint['valid_loss']:.6g}"
     yield Row(name, "weights", "the losses claimed", not problem, problem or found)
-    yield Row(name, "outputs", "in [0, 1]", 0 <= low <= high <= 1, f"{low:.2g} to {high:.6f}")
+    yield Row(name, "outputs", "in [0, 1]", 0 <= low <= high <= 1, f"{low:.6f} to {high:.6f}")
     for split, below in task.loss_below.items():
         found, claimed = measured[name][split][task.unit], checkpoint[f"{split}_loss"]
         passed = found < below and claimed < below
@@ -416,6 +426,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.zip and args.zip.suffix != ".zip":
         parser.error(f"argument --zip: expected NAME.zip, found {args.zip}")
+    if args.zip and not args.zip.parent.is_dir():
+        parser.error(f"argument --zip: there is no folder {args.zip.parent}")
     if args.force and not args.zip:
         parser.error("argument --force: there is nothing to force without --zip")
     if args.zip and args.output_root != PROJECT:
@@ -438,34 +450,45 @@ def check_all(args) -> tuple[list[Row], dict]:
 
 
 def print_table(lines: list[list[str]]) -> None:
-    """Columns as wide as they need to be, and a blank line where the first one changes."""
-    lines = [["".join(c if c.isprintable() else " " for c in cell) for cell in line] for line in lines]
+    """Columns as wide as they need to be, and a blank line where the first one, the model, changes."""
+    lines = [[printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for before, line in zip([lines[0], *lines], lines, strict=False):
         print("" if line[0] == before[0] else "\n", end="")
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_report(rows: list[Row], ledger: dict | None, packed: dict | None, path) -> None:
-    """What `main` has to say, as tables."""
+def printable(value) -> str:
+    """A cell of a table; what a stranger's file says may hold control characters."""
+    if value is None:
+        return "-"
+    return "".join(c if c.isprintable() else " " for c in value) if isinstance(value, str) else f"{value:.5g}"
+
+
+def print_report(rows: list[Row], ledger: dict) -> None:
+    """The table, the ledger where there is one, and what fails."""
     lines = [[*row[:3], "pass" if row.passed else "FAIL", row.found] for row in rows]
-    print_table([["model", "check", "target", "", "found"], *lines])
+    print_table([["model", "check", "target", "result", "found"], *lines])
     if ledger:
         print("\nEach loss that the weights give, of an image unless the column says otherwise:\n")
         units = next(iter(ledger.values()))["train"]
-        lines = [
-            [name, split, *map(show, losses.values())] for name, of in ledger.items() for split, losses in of.items()
-        ]
-        print_table([["model", "split", *units], *lines])
-    if packed:
-        print(f"\n{path}: {len(packed)} files, {path.stat().st_size / 2**20:.1f} MiB\n")
-        print_table([[name, f"{size / 1024:,.1f} KiB"] for name, size in packed.items()])
-    print(f"\n{sum(row.passed for row in rows)} of {len(rows)} checks pass")
+        of_splits = [[name, split, *of.values()] for name, splits in ledger.items() for split, of in splits.items()]
+        print_table([["model", "split", *units], *of_splits])
+    print()
+    for row in rows:
+        if not row.passed:
+            print(f"{row.model}, {row.check}: {printable(row.found)}")
+    print(f"{sum(row.passed for row in rows)} of {len(rows)} checks pass")
 
 
-def show(value) -> str:
-    """A cell of the ledger."""
-    return value if isinstance(value, str) else "-" if value is None else f"{value:.5g}"
+def print_files(path: Path, packed: dict[str, int], models: list[str]) -> None:
+    """What went into the archive."""
+    print(f"\n{path}, in KiB:")
+    for name, size in packed.items():
+        print(f"{size / 1024:10,.1f}  {name}")
+    unchecked = [name for name in TASKS if name not in models]
+    print(f"{len(packed)} files, {path.stat().st_size / 2**20:.1f} MiB as an archive", end="")
+    print(f"; not checked, but in it: {', '.join(unchecked)}" if unchecked else "")
 
 
 def main(argv=None):
@@ -479,7 +502,9 @@ def main(argv=None):
         checks = [row._asdict() for row in rows]
         print(json.dumps({"passed": not failed, "checks": checks, "ledger": ledger, "packed": packed}, indent=1))
     else:
-        print_report(rows, ledger if args.ledger else None, packed, args.zip)
+        print_report(rows, ledger if args.ledger else {})
+        if packed:
+            print_files(args.zip, packed, args.model)
     if failed:
         refused = "; not packed, --force does it even so" if args.zip and not args.force else ""
         raise UserError(f"{len(failed)} of {len(rows)} checks fail{refused}")

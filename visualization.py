@@ -268,7 +268,7 @@ def name_source(shown: dict, checkpoint: dict) -> str:
     print(
         f"note: these are not the images that {checkpoint['model']} was trained on: {trained['name']}", file=sys.stderr
     )
-    return f"{shown['name']} (not the images it was trained on: {trained['name']})"
+    return f"{shown['name']}\n(not the images it was trained on: {trained['name']})"
 
 
 def compare(reconstruct, dataset):

@@ -122,7 +122,7 @@ def test_other_data_than_the_model_was_trained_on_is_said(trained, monkeypatch, 
     titles = []
     monkeypatch.setattr(visualization, "plot_reconstructions", lambda *args: titles.append(args[-1]))
     visualization.main(["--model", name, "--data", "synthetic", "--output-root", str(root)])
-    assert all("synthetic flowers (not the images it was trained on: flowers)" in title for title in titles)
+    assert all("synthetic flowers\n(not the images it was trained on: flowers)" in title for title in titles)
     assert f"not the images that {name} was trained on" in capsys.readouterr().err
 
 

@@ -203,7 +203,7 @@ def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, ti
     monkeypatch.setattr("visualization.load_model", trained_elsewhere)
     run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", tmp_path)
     *_, title = shown[f"mnist_{name}_reconstruction.png"]
-    assert "test images of MNIST-like images (not the images it was trained on: synthetic digits)" in title
+    assert "test images of MNIST-like images\n(not the images it was trained on: synthetic digits)" in title
     assert "trained on synthetic digits" in shown[f"mnist_{name}_samples.png"][1]
     assert "not the images that" in capsys.readouterr().err
 

@@ -162,7 +162,7 @@ def test_pictures_of_other_data_than_the_model_was_trained_on_say_so(trained, mo
     titles = []
     monkeypatch.setattr(visualization, "plot_reconstructions", lambda *args: titles.append(args[-1]))
     visualization.main(["--model", "MLPAE", "--data", "synthetic", "--output-root", str(root)])
-    assert all("synthetic flowers (not the images it was trained on: flowers)" in title for title in titles)
+    assert all("synthetic flowers\n(not the images it was trained on: flowers)" in title for title in titles)
     assert "not the images that MLPAE was trained on" in capsys.readouterr().err
 
 
