@@ -189,7 +189,8 @@ def check_model(name: str, root: Path, find_images, measured: dict):
     yield Row(name, f"models/{file}", "the best of its run", True, name_model(checkpoint))
     elsewhere, log = "" if root == PROJECT else f' --output-root "{root}"', f"log/train_{name}.txt"
     problem = problem_of_log(root / log, checkpoint, file)
-    again = f"{problem}; train again and keep what it prints, `python {script_of(name)}{elsewhere} > {log}`"
+    target = f'"{root / log}"' if elsewhere else f"./{log}"
+    again = f"{problem}; train again and keep what it prints, `python {script_of(name)}{elsewhere} > {target}`"
     yield Row(name, log, "all of that run", not problem, again if problem else "as in the checkpoint")
     for picture, shows, command in pictures(name, checkpoint["data"]["name"]):
         problem = problem_of_picture(root / "vis" / picture, name_model(checkpoint), shows)

@@ -124,7 +124,7 @@ def test_a_missing_file_fails_alone(name, tmp_path):
         in failed[f"vis/valid_{name}.png"]
     )
     script = {"MLPAE": "MLPAE_train_script.py", "VAE": "train_script.py --model VAE"}[name]
-    command = f'`python {script} --output-root "{root}" > log/train_{name}.txt`'
+    command = f'`python {script} --output-root "{root}" > "{root}/log/train_{name}.txt"`'
     assert failed[f"log/train_{name}.txt"] == f"missing; train again and keep what it prints, {command}"
 
 
