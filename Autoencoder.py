@@ -72,8 +72,9 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Linear(128 * height * width, encoding_dim),
     )
     initialise(encoder, last_gain=0.5)
-    with torch.no_grad():  # take mid-grey away, so that each unit is on for about half of the images
-        encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
+    if not encoder[0].weight.is_meta:
+        with torch.no_grad():  # take mid-grey away, so that each unit is on for about half of the images
+            encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
     return encoder
 
 
@@ -104,8 +105,10 @@ def initialise(stack: nn.Sequential, last_gain: float) -> None:
     Each hidden channel gets a twin with the opposite weights, and the next layer subtracts the twin:
     relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
     2017). Biases are zero. The gain is √2, last_gain in the last layer.
-    What each of these is worth stands in benchmarks/README.md.
+    What each of these is worth stands in benchmarks/README.md. On the device "meta" there is nothing to do.
     """
+    if stack[0].weight.is_meta:
+        return
     layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
     for layer in layers:
         twins_in, twins_out = layer is not layers[0], layer is not layers[-1]

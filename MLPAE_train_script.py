@@ -21,6 +21,7 @@ from training import (
     add_data_flags,
     add_training_flags,
     fit,
+    log,
     run_script,
     seed_everything,
 )
@@ -116,14 +117,12 @@ def main(argv=None):
     torch.set_num_threads(1)  # it only slices batches; with threads of its own it fights NumPy's for the cores
     loaders = create_flower_dataloaders(args.batch_size, args.data_root or FLOWERS_ROOT, data=args.data)
     train_set = loaders[0].dataset
-    print("Data:", describe(*loaders), flush=True)
+    log(f"Data: {describe(*loaders)}")
 
     seed_everything(args.seed)
     model, mse = build_autoencoder(*train_set.info["image_size"]), MSE()
     initialise(model, train_set.images.numpy().mean(axis=0).ravel() / 255)
-    print(
-        f"Model: {NAME}, {describe_layers(model)}, {sum(param.size for param in model.params):,} parameters", flush=True
-    )
+    log(f"Model: {NAME}, {describe_layers(model)}, {sum(param.size for param in model.params):,} parameters")
 
     def train_step(images, labels, epoch):
         lr = args.lr * LR_DECAY ** ((epoch - 1) // LR_DECAY_EVERY)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from checkpoints import atomic_write
 from training import (
     FLOWERS_ROOT,
     MNIST_ROOT,
@@ -32,7 +33,6 @@ from training import (
     HelpFormatter,
     UserError,
     add_output_flag,
-    atomic_write,
     average,
     epoch_line,
     last_line,
@@ -55,6 +55,7 @@ NOT_HANDED_IN = (
     "*.zip",
     ".DS_Store",
     ".ipynb_checkpoints",
+    ".hypothesis",
 )
 MARKERS = ("CACHEDIR.TAG", "pyvenv.cfg", "conda-meta")  # what caches and virtual environments hold
 MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"

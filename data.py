@@ -26,6 +26,7 @@ from synthetic import FLOWER_CLASSES, make_digits, make_flowers
 from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError
 
 VALID_FRACTION = 0.2
+MOST_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
 MNIST_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 MNIST_FINGERPRINT = "b3fe36794a3a345d"  # of the official files
@@ -171,6 +172,8 @@ def _locate(root, default, data, expected, needed):
             f"{folder} is not a folder: expected one with {expected}."
             " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"
         )
+    if data == "synthetic" and root != default:
+        warnings.warn(f"--data synthetic draws its images, {folder} is not read", stacklevel=4)
     return folder
 
 
@@ -267,7 +270,7 @@ def _draw_flowers(height, width, split_seed):
 def _read_flowers(root, height, width, split_seed):
     """Decode every photograph, in an order that depends on the names and the seed alone."""
     files = _list_images(root)
-    classes = list(dict.fromkeys(name for name, _ in files))
+    classes = list(dict.fromkeys(map(_class_of, files)))
     files = [files[i] for i in np.random.default_rng(split_seed).permutation(len(files))]
     images = np.empty((len(files), 3, height, width), np.uint8)
     problems = {}
@@ -275,14 +278,14 @@ def _read_flowers(root, height, width, split_seed):
     def decode(share):
         for i in share:
             try:
-                images[i] = _decode(files[i][1], height, width)
+                images[i] = _decode(root / files[i], height, width)
             except Exception as error:  # a damaged file can make Pillow raise almost anything
-                problems[i] = f"{files[i][1]} ({type(error).__name__})"
+                problems[i] = f"{root / files[i]} ({type(error).__name__})"
 
     threads = os.cpu_count()  # Pillow decodes outside the interpreter's lock
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(decode, [range(k, len(files), threads) for k in range(threads)]))
-    labels = np.array([classes.index(name) for name, _ in files], np.int64)
+    labels = np.array([classes.index(_class_of(file)) for file in files], np.int64)
     if problems:
         readable = [i for i in range(len(files)) if i not in problems]
         skipped = sorted(problems.values())
@@ -293,16 +296,23 @@ def _read_flowers(root, height, width, split_seed):
     return images, labels, classes
 
 
+def _class_of(file):
+    return file.partition("/")[0]
+
+
 def _list_images(root):
-    """[(class name, path), ...], sorted by name wherever it runs; a dangling link counts as a file."""
+    """["class/name", ...], sorted by name wherever it runs; a dangling link counts as a file."""
     found = []
-    for folder in sorted(root.iterdir(), key=lambda path: path.name):
-        if folder.is_dir() and not folder.name.startswith("."):
-            below = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() or not p.exists()}
-            names = sorted(name for name in below if not any(part.startswith(".") for part in name.split("/")))
-            if not names:
-                raise UserError(f"the class folder {folder} is empty: put images into it, or remove it")
-            found += [(folder.name, below[name]) for name in names]
+    for folder in sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        names = []
+        for here, below, files in os.walk(root / folder):
+            below[:] = [name for name in below if not name.startswith(".")]
+            paths = [os.path.join(here, name) for name in files if not name.startswith(".")]
+            paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # and no pipes
+            names += [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+        if not names:
+            raise UserError(f"the class folder {root / folder} is empty: put images into it, or remove it")
+        found += sorted(names)
     return found
 
 
@@ -321,6 +331,8 @@ def _decode(path, height, width):
     """One image file -> uint8 (3, height, width)."""
     with Image.open(path) as image:
         image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels are too many")
         ImageOps.exif_transpose(image, in_place=True)
         image = _to_rgb(image).resize((width, height), Image.Resampling.BILINEAR)  # antialiased
     return np.asarray(image).transpose(2, 0, 1)

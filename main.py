@@ -22,6 +22,7 @@ from training import (
     add_training_flags,
     choose_defaults,
     fit,
+    log,
     pick_device,
     positive_float,
     positive_int,
@@ -135,7 +136,7 @@ def train(args, loaders, gif: bool) -> None:
     model = build_model(args.model, **config).to(args.device)
     half, parameters = f"{args.hidden_size} -> {args.hidden_size}", sum(param.numel() for param in model.parameters())
     layers = f"784 -> {half} -> {args.latent_size} -> {half} -> 784"
-    print(f"Model: {args.model}, {layers}, {parameters:,} parameters", flush=True)
+    log(f"Model: {args.model}, {layers}, {parameters:,} parameters")
     optimizer = AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), fused=True)
     steps = args.epochs * len(loaders[0])
     scheduler = OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=False)
@@ -286,7 +287,7 @@ def main(argv=None):
 
     loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
     if not figures_only:
-        print("Data:", describe(*loaders), flush=True)
+        log(f"Data: {describe(*loaders)}")
         train(args, loaders, gif)
         trained = load_model(f"MNIST_{args.model}", args.output_root)
     model, checkpoint = trained

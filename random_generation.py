@@ -11,6 +11,8 @@ import argparse
 from training import HelpFormatter, add_output_flag, natural_int, positive_float, positive_int, run_script
 from visualization import load_model, name_model, plot_samples
 
+MOST = 5000  # a picture may be 65,535 pixels high
+
 
 def main(argv=None):
     """Draw the pictures; returns them as a tensor (n, 3, H, W)."""
@@ -23,6 +25,8 @@ def main(argv=None):
     )
     add_output_flag(parser)
     args = parser.parse_args(argv)
+    if args.n > MOST:
+        parser.error(f"argument --n: {args.n} is more than one picture holds, at most {MOST}")
     model, checkpoint = load_model(args.model, args.output_root)
     import torch  # after the flags: it takes a second to load
 

@@ -21,6 +21,7 @@ from training import (
     add_training_flags,
     choose_defaults,
     fit,
+    log,
     pick_device,
     positive_float,
     positive_int,
@@ -175,13 +176,13 @@ def main(argv=None):
         args.batch_size, args.data_root or FLOWERS_ROOT, width, height, args.data, mirror=True
     )
     info, vis = loaders[0].dataset.info, args.output_root / "vis"
-    print("Data:", describe(*loaders), flush=True)
+    log(f"Data: {describe(*loaders)}")
 
     seed_everything(args.seed)
     config = {"encoding_dim": args.encoding_dim, "img_height": height, "img_width": width}
     model = MODELS[args.model](**config).to(device, memory_format=memory_format(device))
     image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
-    print(f"Model: {args.model}, {image} -> {args.encoding_dim} -> {image}, {parameters:,} parameters", flush=True)
+    log(f"Model: {args.model}, {image} -> {args.encoding_dim} -> {image}, {parameters:,} parameters")
     optimizer, scheduler = build_optimizer(args, model.parameters(), len(loaders[0]))
 
     def summary(best):

@@ -1,14 +1,13 @@
 """What every training script shares: the epoch loop, its flags and its files. It knows no model.
 
 `fit` trains, prints one line an epoch, saves the best and the last state, stops early and resumes.
-A checkpoint is a dict: `.pkl` files hold NumPy arrays, `.pth` files hold tensors.
 """
 
 import argparse
 import math
 import os
-import pickle
 import re
+import signal
 import sys
 import time
 import warnings
@@ -19,15 +18,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from checkpoints import UserError, hold, load_checkpoint, save_checkpoint
+
 PROJECT = Path(__file__).resolve().parent
 FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a script is called from
 FLOWERS_HELP = f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
 MNIST_HELP = f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}"
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
-
-
-class UserError(ValueError):
-    """Something the user can mend: scripts print it as one line and exit with status 1."""
 
 
 # ---------------------------------------------------------------- flags
@@ -58,7 +55,7 @@ def add_data_flags(parser: argparse.ArgumentParser, data_root: str = FLOWERS_HEL
 def add_output_flag(parser) -> None:
     """--output-root, for a parser or a group of flags."""
     parser.add_argument(
-        "--output-root", metavar="DIR", type=Path, default=PROJECT, help="where models/ and vis/ are, or will be"
+        "--output-root", metavar="DIR", type=folder, default=PROJECT, help="where models/ and vis/ are, or will be"
     )
 
 
@@ -104,6 +101,13 @@ def pick_device(name: str):
     return torch.device(name)
 
 
+def folder(text: str) -> Path:
+    """argparse type: a folder, or the name of one that is to be made."""
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a file, expected a folder")
+    return Path(text)
+
+
 def natural_int(text: str) -> int:
     """argparse type: 0, 1, 2, ..., as far as generators of random numbers take them."""
     value = int(text)
@@ -128,12 +132,20 @@ def positive_float(text: str) -> float:
     return value
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the machine shuts down, or somebody sent `kill`."""
+
+
 def run_script(main) -> None:
-    """Run a script's main(): status 1 and one line for what the user can mend, 130 for Ctrl-C, else 0."""
+    """Run a script's main(): status 1 and one line for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that the terminal lacks
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except (MemoryError, RuntimeError) as error:
@@ -141,124 +153,28 @@ def run_script(main) -> None:
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
             raise
         sys.exit(f"error: not enough memory, use smaller batches or images, or --device cpu ({reason})")
-    except KeyboardInterrupt:
-        print("stopped; if it was training, --resume goes on from the last finished epoch", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        print(stop.args[0] if stop.args else "stopped", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
 
 
-# ---------------------------------------------------------------- files
+def _terminate(*_):
+    raise Terminated
 
 
-@contextmanager
-def atomic_write(path: Path):
-    """A binary file to write to that takes the place of `path` at the end, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def log(line: str) -> None:
+    """One line of the log, above the progress bar where both go to one terminal. Where nobody reads the log any more,
+    as after `| head -1`, the training goes on without it."""
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        tqdm.write(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        print("warning: standard output is closed, there is no log from here on", file=sys.stderr)
+        _close_stdout()
 
 
-def save_checkpoint(path: Path, checkpoint: dict) -> None:
-    """Write plain Python values and NumPy arrays (.pkl) or tensors (.pth)."""
-    with atomic_write(path) as file:
-        if path.suffix == ".pkl":
-            pickle.dump(checkpoint, file, protocol=4)  # 5 would shut out NumPy 1.26
-        else:
-            import torch
-
-            torch.save(checkpoint, file)
-
-
-def load_checkpoint(path: Path, made_by: str) -> dict:
-    """Read what `save_checkpoint` wrote, without running any code that a hostile file may hold.
-
-    made_by: what makes the file, for the error message. Raises UserError.
-    """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; make it with {made_by}")
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a file that is no checkpoint is an error, one line
-            if path.suffix == ".pkl":
-                checkpoint = _ArrayUnpickler(file).load()
-            else:
-                import torch
-
-                checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can make the readers raise almost anything
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        problem = f"is not a readable checkpoint ({type(error).__name__}: {reason})"
-        raise UserError(f"{path} {problem}; make it anew with {made_by}") from None
-    missing = {"model", "config", "data", "settings", "state_dict", "history"}.difference(
-        checkpoint if isinstance(checkpoint, dict) else ()
-    )
-    if missing:
-        raise UserError(f"{path} is not a checkpoint of this project: it has no {', '.join(sorted(missing))}")
-    return checkpoint
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain Python values and arrays. A pickle names the functions that rebuild its objects, with any arguments
-    it likes; NumPy's own would build arrays of pointers from bytes, so stand-ins of ours take their place."""
-
-    def load(self):
-        return _unwrap(super().load(), {})
-
-    def find_class(self, module, name):
-        if (module, name) == ("numpy", "dtype"):
-            return _DType
-        if (module, name) == ("numpy", "ndarray") or (module.startswith("numpy.") and name == "_reconstruct"):
-            return _Array
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-class _DType:
-    """What a pickle says of a dtype: its kind and size, then (by __setstate__) its byte order."""
-
-    def __init__(self, name, *_):
-        self.name, self.order = name, "="
-
-    def __setstate__(self, state):
-        self.order = state[1]
-
-    def checked(self):
-        if self.name not in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"):
-            raise pickle.UnpicklingError(f"it holds an array of {self.name}")
-        return np.dtype(self.name).newbyteorder(self.order)
-
-
-class _Array:
-    """What a pickle says of an array; the array is made from its bytes alone."""
-
-    def __init__(self, *_):
-        self.array = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, is_fortran, data = state
-        if not isinstance(data, bytes):
-            raise pickle.UnpicklingError("it holds an array of objects")
-        order = "F" if is_fortran else "C"
-        self.array = np.ndarray(shape, dtype.checked(), data, order=order).copy(order)
-
-
-def _unwrap(value, seen):
-    """Put the arrays into the place of their stand-ins. seen: {id: what it became}, as one list may be in many."""
-    if isinstance(value, _Array):
-        return value.array
-    if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-        if isinstance(value, dict):
-            seen[id(value)] = {key: _unwrap(item, seen) for key, item in value.items()}
-        else:
-            seen[id(value)] = type(value)(_unwrap(item, seen) for item in value)
-    return seen.get(id(value), value)
+def _close_stdout():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
 
 
 # ---------------------------------------------------------------- training
@@ -326,51 +242,61 @@ def fit(
     Returns the history, one dict an epoch: epoch, train_loss, valid_loss, ...
     Raises UserError where a loss is not finite, or where --resume does not fit.
     """
-    best_path = args.output_root / "models" / f"BestModel_{about['model']}{suffix}"
-    last_path = best_path.with_name(f"LastModel_{about['model']}{suffix}")
+    folder, started, history = args.output_root / "models", time.perf_counter(), []
+    best_path, last_path = (folder / f"{kind}Model_{about['model']}{suffix}" for kind in ("Best", "Last"))
     about = {**about, "seed": args.seed, "settings": _settings(args, about)}
     train_loader, valid_loader = loaders
-    started, history = time.perf_counter(), []
 
-    def save_last():
-        save_checkpoint(last_path, {**about, **state(), "history": history})
+    def save(history):
+        now = {**about, **state(), "history": history}
+        if history and _stale(history) == 0:
+            save_checkpoint(best_path, {**about, "state_dict": now["state_dict"], **history[-1], "history": history})
+        save_checkpoint(last_path, now)
 
     shown = [f"{k} {v}" for k, v in vars(args).items() if k not in ("output_root", "resume") and v is not None]
-    _log(f"Settings: {', '.join(shown)}")
-    if args.resume:
-        history = _resume(last_path, best_path, about["settings"], load_state)
-    if not history:
-        save_last()  # from now on --resume means this run
-
-    batches = (args.epochs - len(history)) * (len(train_loader) + len(valid_loader))
-    with tqdm(total=batches, unit="batch", disable=None, dynamic_ncols=True) as bar:
-        while len(history) < args.epochs and _stale(history) < args.patience:
-            epoch = len(history) + 1
-            seed_everything(args.seed, epoch)
-            train = average(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
-            seed_everything(args.seed)  # the same draws in every validation, so that its losses compare
-            valid = average(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
-            history.append(_row(epoch, train, valid))
-            if _stale(history) == 0:
-                best = {**about, "state_dict": state()["state_dict"], **history[-1], "history": history}
-                save_checkpoint(best_path, best)
-            _log(epoch_line(history))
-            save_last()
-
-    if len(history) < args.epochs:
-        print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
-    _finish(args, best_path, history, summary)
+    with hold(folder, about["model"]), _how_to_go_on(history):
+        log(f"Settings: {', '.join(shown)}")
+        if args.resume:
+            history += _resume(last_path, best_path, about["settings"], load_state)
+        if not history:
+            save(history)  # from now on --resume means this run
+        batches = (args.epochs - len(history)) * (len(train_loader) + len(valid_loader))
+        with tqdm(total=batches, unit="batch", disable=None, dynamic_ncols=True) as bar:
+            while len(history) < args.epochs and _stale(history) < args.patience:
+                epoch = len(history) + 1
+                seed_everything(args.seed, epoch)
+                train = average(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
+                seed_everything(args.seed)  # the same draws in every validation, so that its losses compare
+                valid = average(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
+                row = _row(epoch, train, valid)
+                save([*history, row])
+                history.append(row)
+                log(epoch_line(history))
+        _finish(args, best_path, history, summary)
     print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return history
 
 
+@contextmanager
+def _how_to_go_on(history):
+    """Give a Ctrl-C, or SIGTERM, a message that says what is saved."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        after = f"after epoch {len(history)}" if history else "from the beginning"
+        stop.args = (f"stopped in epoch {len(history) + 1}; the same command with --resume goes on {after}",)
+        raise
+
+
 def _finish(args, best_path, history, summary):
     """Give the best checkpoint the whole history, for the loss curves, and print the last lines of the log."""
+    if len(history) < args.epochs:
+        print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
     best = {**load_checkpoint(best_path, made_by="a new training run"), "history": history}
     save_checkpoint(best_path, best)
     for line in summary(best):
-        _log(line)
-    _log(last_line(best, best_path.name))
+        log(line)
+    log(last_line(best, best_path.name))
 
 
 def average(step, loader, where: str, bar) -> dict:
@@ -446,12 +372,7 @@ def _resume(path, best_path, settings, load_state):
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None
+    print(f"resumed after epoch {len(last['history'])} of {path}", file=sys.stderr)
     for epoch in range(len(last["history"])):
-        _log(epoch_line(last["history"][: epoch + 1]))
+        log(epoch_line(last["history"][: epoch + 1]))
     return last["history"]
-
-
-def _log(line):
-    """One line of the log, above the progress bar where both go to one terminal."""
-    tqdm.write(line)
-    sys.stdout.flush()

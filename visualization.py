@@ -13,14 +13,13 @@ from functools import partial
 
 import numpy as np
 
+from checkpoints import atomic_write, check_types, load_checkpoint
 from training import (
     FLOWERS_ROOT,
     PROJECT,
     HelpFormatter,
     UserError,
     add_data_flags,
-    atomic_write,
-    load_checkpoint,
     run_script,
 )
 
@@ -178,8 +177,12 @@ def load_model(name: str, output_root):
         script, make = f"train_script.py --model {name}", MODELS[name]
 
     def build(checkpoint):
-        model = make(**checkpoint["config"])
-        model.load_state_dict(checkpoint["state_dict"])
+        import torch
+
+        with torch.device("meta"):  # without memory, however large a stranger's file says that its layers are
+            model = make(**checkpoint["config"])
+        weights = {name: weight.float().contiguous() for name, weight in checkpoint["state_dict"].items()}
+        model.load_state_dict(weights, assign=True)
         return model
 
     return _rebuild(name, output_root, ".pth", script, build)
@@ -188,7 +191,10 @@ def load_model(name: str, output_root):
 def _build_mlpae(checkpoint):
     from MLPAE_train_script import build_autoencoder, set_weights
 
-    model = build_autoencoder(*checkpoint["config"]["image_size"])
+    height, width = checkpoint["config"]["image_size"]
+    if checkpoint["state_dict"]["encoder"][0].shape != (256, 3 * height * width):  # before there is memory for as many
+        raise ValueError(f"its layers are not for images of {height}x{width}")
+    model = build_autoencoder(height, width)
     set_weights(model, checkpoint["state_dict"])
     return model
 
@@ -202,8 +208,9 @@ def _rebuild(name, output_root, suffix, script, build):
         found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
         raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
     try:
+        check_types(checkpoint["data"], {"name": str, "image_size": list, "fingerprint": str})
         return build(checkpoint), checkpoint
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} does not describe the model {name} ({reason}); make it anew with {made_by}") from None
 

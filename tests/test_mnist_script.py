@@ -214,6 +214,8 @@ def test_without_mnist_the_pictures_of_its_test_images_stay(trained, tmp_path, m
     untouched = tmp_path / "vis" / f"mnist_{name}_reconstruction.png"
     untouched.write_bytes(b"as it was")
     monkeypatch.setattr("data._find_mnist", lambda *_: None)
+    monkeypatch.setattr("data.make_digits", lambda: make_digits(400))
+    monkeypatch.setattr("data.MNIST_TRAIN", 300)
     run("--model", name, "--figures-only", "--output-root", tmp_path)
     assert "MNIST is not here" in capsys.readouterr().err
     assert untouched.read_bytes() == b"as it was"

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoints import atomic_write
 from training import (
+    Terminated,
     UserError,
     add_data_flags,
     add_training_flags,
-    atomic_write,
     fit,
     load_checkpoint,
     run_script,
@@ -213,7 +214,7 @@ CHECKPOINT = {
     "config": {"size": [1, 2]},
     "data": {"name": "x"},
     "settings": {},
-    "history": [{"a": 0.5}],
+    "history": [{"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25}],
 }
 
 
@@ -307,7 +308,7 @@ def test_a_damaged_file_is_one_line(tmp_path, suffix):
 def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     for content in ({"model": "Toy"}, [1, 2], 3):
         save_checkpoint(tmp_path / "a.pkl", content)
-        with pytest.raises(UserError, match="not a checkpoint of this project: it has no config, data, history"):
+        with pytest.raises(UserError, match="not a readable checkpoint .*(it has no config|it holds no dict)"):
             load_checkpoint(tmp_path / "a.pkl", made_by="test")
     with pytest.raises(UserError, match="does not exist; make it with `python train.py`"):
         load_checkpoint(tmp_path / "b.pkl", made_by="`python train.py`")
@@ -344,6 +345,7 @@ def test_how_a_script_ends(capsys):
     assert "\n" not in of_a_gpu
     with pytest.raises(RuntimeError, match="illegal memory access"):  # a mistake of ours
         fails(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    assert fails(KeyboardInterrupt()) == 128 + signal.SIGINT
-    assert "--resume" in capsys.readouterr().err
+    assert fails(KeyboardInterrupt("stopped in epoch 3")) == 128 + signal.SIGINT
+    assert fails(Terminated()) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "stopped in epoch 3\nstopped\n"
     assert run_script(lambda: None) is None

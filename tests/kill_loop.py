@@ -1,0 +1,112 @@
+"""Kill a training run again and again, resume it, and compare what it ends with; called by test_faults.py.
+
+    python tests/kill_loop.py train_script KILLS FOLDER --model AE ...      # prints a line of JSON
+
+Each run is a fork of this process, which has done nothing but import: starting Python and PyTorch anew would take most
+of the time. Half of the kills fall at a random moment, half as soon as a half-written file is seen.
+"""
+
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import data
+import visualization
+from checkpoints import load_checkpoint
+
+for name in ("model", "VarAutoencoder", "torch.optim.lr_scheduler", "torch._dynamo"):
+    importlib.import_module(name)
+data.import_torchvision()
+torch.set_num_threads(1)  # with more, sums may be added up in another order in one run of many
+for name in ("plot_losses", "plot_latents", "plot_samples", "plot_reconstructions", "plot_latent_space"):
+    setattr(visualization, name, lambda *_, **__: None)  # pictures take longer than the training
+
+
+def start(work) -> int:
+    """Run work() in a fork, silently; returns the process's id. Its status is 0, or 1 for an exception."""
+    pid = os.fork()
+    if pid:
+        return pid
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        work()
+        os._exit(0)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+def finished(work) -> bool:
+    """Whether work() ends without an exception."""
+    return os.waitpid(start(work), 0)[1] == 0
+
+
+def kill_at_a_bad_moment(pid, folder) -> str:
+    """SIGKILL; returns "saving", "running" or, if it was over before, "done"."""
+    deadline, wait_for_save = time.monotonic() + random.uniform(0, 0.2), random.random() < 0.5
+    while time.monotonic() < deadline or wait_for_save:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return "done"
+        if wait_for_save and list(folder.glob(".*.tmp")):
+            break
+        time.sleep(0.0005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "saving" if list(folder.glob(".*.tmp")) else "running"
+
+
+def check(folder):
+    """Every checkpoint that is there loads."""
+    for path in folder.glob("[BL]*Model_*.p??"):
+        load_checkpoint(path, made_by="test")
+
+
+def compare(folder, other):
+    """The last states are the same, bit for bit."""
+    paths = list(folder.glob("LastModel_*.p??"))
+    assert len(paths) == 1, paths
+    one, two = (load_checkpoint(path, made_by="test") for path in (paths[0], other / paths[0].name))
+    different = [(a, b) for a, b in zip(one["history"], two["history"], strict=True) if a != b]
+    assert not different, f"{len(different)} epochs differ, the first: {different[0]}"
+    weights = [flat(checkpoint["state_dict"]) for checkpoint in (one, two)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def flat(weights):
+    """The tensors of a state dict, or of the perceptron's lists of arrays."""
+    arrays = [array for value in weights.values() for array in (value if isinstance(value, list) else [value])]
+    return [torch.as_tensor(array) for array in arrays]
+
+
+def main():
+    script, kills, root, *argv = sys.argv[1:]
+    run, killed, whole = importlib.import_module(script).main, Path(root) / "killed", Path(root) / "whole"
+    assert finished(lambda: run([*argv, "--output-root", str(whole)]))
+    counts = {"saving": 0, "running": 0}
+    while sum(counts.values()) < int(kills):
+        pid = start(lambda: run([*argv, "--output-root", str(killed), "--resume"]))
+        (killed / "models").mkdir(parents=True, exist_ok=True)
+        moment = kill_at_a_bad_moment(pid, killed / "models")
+        if moment == "done":
+            assert finished(lambda: compare(killed / "models", whole / "models"))
+            for path in (killed / "models").iterdir():
+                path.unlink()  # and from the beginning
+        else:
+            counts[moment] += 1
+            assert finished(lambda: check(killed / "models")), "a checkpoint does not load"
+    assert finished(lambda: run([*argv, "--output-root", str(killed), "--resume"])), "it does not resume"
+    assert finished(lambda: compare(killed / "models", whole / "models")), "it ends with other weights"
+    left = [path.name for path in (killed / "models").glob(".*")]
+    print(json.dumps({**counts, "left": left}))
+
+
+if __name__ == "__main__":
+    main()
