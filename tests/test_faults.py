@@ -17,6 +17,7 @@ import MLPAE_train_script
 import train_script
 from training import PROJECT, UserError, load_checkpoint
 
+KILLS = 8  # of each model: 32 in all
 SCRIPTS = {
     "MLPAE": ["MLPAE_train_script.py"],
     "AE": ["train_script.py", "--model", "AE"],
@@ -53,18 +54,18 @@ def run(argv, **options):
         ("MNIST_VAE", ["--epochs", 40]),
     ],
 )
-def test_thirty_kills_lose_nothing(name, flags, tiny_flowers, tiny_mnist, tmp_path):
+def test_kills_at_random_moments_lose_nothing(name, flags, tiny_flowers, tiny_mnist, tmp_path):
     _, script, *argv = command(name, "none", tiny_flowers, tiny_mnist, *flags)
     i = argv.index("--output-root")
     argv[i : i + 2] = []
     module = os.path.basename(script).removesuffix(".py")
     env = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    loop = [sys.executable, str(PROJECT / "tests" / "kill_loop.py"), module, "30", str(tmp_path), *argv]
+    loop = [sys.executable, str(PROJECT / "tests" / "kill_loop.py"), module, str(KILLS), str(tmp_path), *argv]
     status, out, err = run(loop, env=env)
     assert status == 0, err
     result = json.loads(out.splitlines()[-1])
-    assert result["saving"] + result["running"] == 30
-    assert result["saving"] >= 3
+    assert result["saving"] + result["running"] == KILLS
+    assert result["saving"] >= 1
     assert result["left"] == []  # nothing half written stays behind
 
 
