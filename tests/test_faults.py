@@ -48,10 +48,10 @@ def run(argv, **options):
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
-        ("MLPAE", ["--epochs", 60, "--patience", 60]),
-        ("AE", ["--image-size", 8, "--epochs", 60]),
-        ("VAE", ["--image-size", 8, "--epochs", 60]),
-        ("MNIST_VAE", ["--epochs", 40]),
+        ("MLPAE", ["--epochs", 24, "--patience", 24]),
+        ("AE", ["--image-size", 8, "--epochs", 24]),
+        ("VAE", ["--image-size", 8, "--epochs", 24]),
+        ("MNIST_VAE", ["--epochs", 24]),
     ],
 )
 def test_kills_at_random_moments_lose_nothing(name, flags, tiny_flowers, tiny_mnist, tmp_path):
