@@ -176,7 +176,7 @@ def check_model(name: str, root: Path, find_images, measured: dict):
     """Yield the rows of a model, and put its losses into measured[name]: {"train": {unit: value}, "valid": ...}."""
     import Autoencoder
     import MLPAE_train_script
-    from visualization import load_model, name_model
+    from visualization import load_model, name_model, script_of
 
     task, file = TASKS[name], f"BestModel_{name}{'.pkl' if name == 'MLPAE' else '.pth'}"
     try:
@@ -212,19 +212,12 @@ def check_model(name: str, root: Path, find_images, measured: dict):
         yield from check_losses(name, model, checkpoint, loaders, measured)
 
 
-def script_of(name: str) -> str:
-    """The command that trains a model."""
-    if name == "MLPAE":
-        return "MLPAE_train_script.py"
-    return f"{'main' if name.startswith('MNIST_') else 'train_script'}.py --model {name.removeprefix('MNIST_')}"
-
-
 def check_claims(checkpoint: dict) -> None:
     """Raise UserError where a checkpoint is not the best of the history that it holds, or claims what is no number."""
     history, beta = checkpoint["history"], checkpoint["settings"].get("beta")
     best = {key: checkpoint[key] for key in history[0]}
     numbers = [number for row in (best, *history) for number in row.values()]
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not all(map(math.isfinite, numbers)):
         raise UserError("its history holds what is no number")
     epochs = [row["epoch"] for row in history]
     if epochs != list(range(1, len(history) + 1)):

@@ -161,20 +161,26 @@ def _grid(rows, columns):
     return canvas
 
 
+def script_of(name: str) -> str:
+    """The command that trains a model."""
+    if name == "MLPAE":
+        return "MLPAE_train_script.py"
+    return f"{'main' if name.startswith('MNIST_') else 'train_script'}.py --model {name.removeprefix('MNIST_')}"
+
+
 def load_model(name: str, output_root):
     """(model, checkpoint) of the best model of that name: MLPAE (a Graph), AE, VAE, MNIST_AE, MNIST_VAE or MNIST_CVAE
     (on the CPU). Raises UserError."""
     if name == "MLPAE":
-        return _rebuild(name, output_root, ".pkl", "MLPAE_train_script.py", _build_mlpae)
+        return _rebuild(name, output_root, ".pkl", _build_mlpae)
     if name.startswith("MNIST_"):
         from model import build_model
 
-        kind = name.removeprefix("MNIST_")
-        script, make = f"main.py --model {kind}", partial(build_model, kind)
+        make = partial(build_model, name.removeprefix("MNIST_"))
     else:
         from VarAutoencoder import MODELS
 
-        script, make = f"train_script.py --model {name}", MODELS[name]
+        make = MODELS[name]
 
     def build(checkpoint):
         import torch
@@ -185,7 +191,7 @@ def load_model(name: str, output_root):
         model.load_state_dict(weights, assign=True)
         return model
 
-    return _rebuild(name, output_root, ".pth", script, build)
+    return _rebuild(name, output_root, ".pth", build)
 
 
 def _build_mlpae(checkpoint):
@@ -199,10 +205,10 @@ def _build_mlpae(checkpoint):
     return model
 
 
-def _rebuild(name, output_root, suffix, script, build):
+def _rebuild(name, output_root, suffix, build):
     """(build(checkpoint), checkpoint) of the best model of that name."""
     elsewhere = "" if output_root == PROJECT else f' --output-root "{output_root}"'
-    path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script}{elsewhere}`"
+    path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script_of(name)}{elsewhere}`"
     checkpoint = load_checkpoint(path, made_by)
     if checkpoint["model"] != name or "epoch" not in checkpoint:
         found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
