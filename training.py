@@ -185,6 +185,7 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
     a resumed run draws the same numbers as one that was never stopped."""
     import torch
 
+    torch.ones(1).exp()  # MKL's vector functions choose their code in the first call; two threads can choose apart
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     np.random.seed(mixed)
     torch.manual_seed(mixed)

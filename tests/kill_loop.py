@@ -1,6 +1,6 @@
-"""Kill a training run again and again, resume it, and compare what it ends with; called by test_faults.py.
+"""Kill training runs again and again, resume them, and compare what they end with; called by test_faults.py.
 
-    python tests/kill_loop.py train_script KILLS FOLDER --model AE ...      # prints a line of JSON
+    python tests/kill_loop.py KILLS FOLDER FLOWERS MNIST [MODEL ...]       # prints a line of JSON for each model
 
 Each run is a fork of this process, which has done nothing but import: starting Python and PyTorch anew would take most
 of the time. Half of the kills fall at a random moment, half as soon as a half-written file is seen.
@@ -18,13 +18,22 @@ from pathlib import Path
 import torch
 
 import data
+import main
+import MLPAE_train_script
+import train_script
 import visualization
 from checkpoints import load_checkpoint
+
+RUNS = {
+    "MLPAE": (MLPAE_train_script.main, ["--epochs", "24", "--patience", "24"]),
+    "AE": (train_script.main, ["--model", "AE", "--image-size", "8", "--epochs", "24"]),
+    "VAE": (train_script.main, ["--model", "VAE", "--image-size", "8", "--epochs", "24"]),
+    "MNIST_VAE": (main.main, ["--model", "VAE", "--hidden-size", "16", "--epochs", "24"]),
+}
 
 for name in ("model", "VarAutoencoder", "torch.optim.lr_scheduler", "torch._dynamo"):
     importlib.import_module(name)
 data.import_torchvision()
-torch.set_num_threads(1)  # with more, sums may be added up in another order in one run of many
 for name in ("plot_losses", "plot_latents", "plot_samples", "plot_reconstructions", "plot_latent_space"):
     setattr(visualization, name, lambda *_, **__: None)  # pictures take longer than the training
 
@@ -86,27 +95,31 @@ def flat(weights):
     return [torch.as_tensor(array) for array in arrays]
 
 
-def main():
-    script, kills, root, *argv = sys.argv[1:]
-    run, killed, whole = importlib.import_module(script).main, Path(root) / "killed", Path(root) / "whole"
-    assert finished(lambda: run([*argv, "--output-root", str(whole)]))
+def kill_and_resume(run, kills, root) -> dict:
+    """Kill run(["--output-root", ...]) so often; returns how many kills fell into what, and the hidden files left."""
+    killed, whole = root / "killed", root / "whole"
+    models = killed / "models"
+    models.mkdir(parents=True)
+    assert finished(lambda: run(["--output-root", str(whole)]))
     counts = {"saving": 0, "running": 0}
-    while sum(counts.values()) < int(kills):
-        pid = start(lambda: run([*argv, "--output-root", str(killed), "--resume"]))
-        (killed / "models").mkdir(parents=True, exist_ok=True)
-        moment = kill_at_a_bad_moment(pid, killed / "models")
+    while sum(counts.values()) < kills:
+        moment = kill_at_a_bad_moment(start(lambda: run(["--output-root", str(killed), "--resume"])), models)
         if moment == "done":
-            assert finished(lambda: compare(killed / "models", whole / "models"))
-            for path in (killed / "models").iterdir():
+            assert finished(lambda: compare(models, whole / "models"))
+            for path in models.iterdir():
                 path.unlink()  # and from the beginning
         else:
             counts[moment] += 1
-            assert finished(lambda: check(killed / "models")), "a checkpoint does not load"
-    assert finished(lambda: run([*argv, "--output-root", str(killed), "--resume"])), "it does not resume"
-    assert finished(lambda: compare(killed / "models", whole / "models")), "it ends with other weights"
-    left = [path.name for path in (killed / "models").glob(".*")]
-    print(json.dumps({**counts, "left": left}))
+            assert finished(lambda: check(models)), "a checkpoint does not load"
+    assert finished(lambda: run(["--output-root", str(killed), "--resume"])), "it does not resume"
+    assert finished(lambda: compare(models, whole / "models")), "it ends with other weights"
+    return {**counts, "left": [path.name for path in models.glob(".*")]}
 
 
 if __name__ == "__main__":
-    main()
+    kills, root, flowers, mnist, *names = sys.argv[1:]
+    for name in names or RUNS:
+        script, flags = RUNS[name]
+        flags = [*flags, "--data-root", mnist if name.startswith("MNIST") else flowers]
+        result = kill_and_resume(lambda argv, s=script, f=flags: s([*f, *argv]), int(kills), Path(root) / name)
+        print(json.dumps({"model": name, **result}), flush=True)
