@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from checkpoints import atomic_write
+from checkpoints import atomic_write, printable
 from training import (
     FLOWERS_ROOT,
     MNIST_ROOT,
@@ -446,18 +446,18 @@ def check_all(args) -> tuple[list[Row], dict]:
 
 def print_table(lines: list[list[str]]) -> None:
     """Columns as wide as they need to be, and a blank line where the first one, the model, changes."""
-    lines = [[printable(cell) for cell in line] for line in lines]
+    lines = [[cell_of(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for before, line in zip([lines[0], *lines], lines, strict=False):
         print("" if line[0] == before[0] else "\n", end="")
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def printable(value) -> str:
+def cell_of(value) -> str:
     """A cell of a table; what a stranger's file says may hold control characters."""
     if value is None:
         return "-"
-    return "".join(c if c.isprintable() else " " for c in value) if isinstance(value, str) else f"{value:.5g}"
+    return printable(value) if isinstance(value, str) else f"{value:.5g}"
 
 
 def print_report(rows: list[Row], ledger: dict) -> None:
@@ -472,7 +472,7 @@ def print_report(rows: list[Row], ledger: dict) -> None:
     print()
     for row in rows:
         if not row.passed:
-            print(f"{row.model}, {row.check}: {printable(row.found)}")
+            print(f"{row.model}, {row.check}: {cell_of(row.found)}")
     print(f"{sum(row.passed for row in rows)} of {len(rows)} checks pass")
 
 

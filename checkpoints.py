@@ -9,6 +9,7 @@ A checkpoint is a dict of plain values; the weights are NumPy arrays in a `.pkl`
 import contextlib
 import errno
 import io
+import math
 import os
 import pickle
 import pickletools
@@ -23,10 +24,18 @@ import numpy as np
 ENTRIES = {"model": str, "config": dict, "data": dict, "settings": dict, "history": list, "state_dict": dict}
 WEIGHTS = ("state_dict", "optimizer", "scheduler", "film")  # entries that hold arrays or tensors
 MOST_VALUES = 1_000_000  # in the others; a run of 10,000 epochs has 100,000
+MOST_LETTERS = 1000  # of a name in them
+# what a training changes in an optimizer's and a scheduler's state beside tensors
+CHANGING = {"lr", "betas", "momentum", "last_epoch", "_last_lr", "_step_count"}
 
 
 class UserError(ValueError):
     """Something the user can mend: scripts print it as one line and exit with status 1."""
+
+
+def printable(text) -> str:
+    """Without line breaks and control characters, which names of files and what is in them may hold."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
 # ---------------------------------------------------------------- writing
@@ -110,16 +119,17 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
 
     made_by: what makes the file, for the error message. Raises UserError.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist; make it with {made_by}")
-    data = path.read_bytes()
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}; make it with {made_by}")
     try:
+        data = path.read_bytes()
         checkpoint = _read_arrays(data) if path.suffix == ".pkl" else _read_tensors(data)
         _check(checkpoint)
         if path.suffix == ".pth":
             _check_tensors(checkpoint["state_dict"].values(), len(data))
     except Exception as error:  # a damaged file can make the readers raise almost anything
-        reason = str(error).partition("\n")[0].partition(". ")[0]
+        reason = printable(str(error).partition("\n")[0].partition(". ")[0])[:MOST_LETTERS]
         problem = f"is not a readable checkpoint of this project ({type(error).__name__}: {reason})"
         raise UserError(f"{path} {problem}; make it anew with {made_by}") from None
     return checkpoint
@@ -157,7 +167,7 @@ def _check(checkpoint):
     history = checkpoint["history"]
     best = [{name: checkpoint.get(name) for name in history[0]}] if "epoch" in checkpoint else []
     for row in (*history, *best):
-        if not {"epoch", "train_loss", "valid_loss"} <= row.keys():
+        if not {"epoch", "train_loss", "valid_loss"} <= row.keys() == history[0].keys():
             raise ValueError("its history lacks losses")
         if not all(type(number) in (int, float) for number in row.values()):
             raise ValueError("its history holds what is no number")
@@ -170,8 +180,31 @@ def check_types(found: dict, expected: dict) -> None:
             raise ValueError(f"it has no {name}, or not of the type {kind.__name__}")
 
 
+def check_like(found, expected, may_differ: bool = False) -> None:
+    """Raise ValueError unless `found`, of a stranger's file, is what `expected` can become in a training: the same
+    entries of the same types, tensors that lie in memory alike, and the same values but of the entries in CHANGING."""
+    if type(found) is not type(expected):
+        raise ValueError(f"expected a {type(expected).__name__}, found a {type(found).__name__}")
+    if isinstance(expected, dict):
+        if found.keys() != expected.keys():
+            raise ValueError(f"expected the entries {list(expected)}, found others")
+        for name in expected:
+            check_like(found[name], expected[name], may_differ or name in CHANGING)
+    elif isinstance(expected, (list, tuple)):
+        if len(found) != len(expected):
+            raise ValueError(f"expected {len(expected)} entries, found {len(found)}")
+        for pair in zip(found, expected, strict=True):
+            check_like(*pair, may_differ)
+    elif hasattr(expected, "stride"):  # PyTorch's own loading takes any shape, and its fused optimizers trust it
+        shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"expected a tensor of shape {tuple(shapes[1][0])}, found {tuple(shapes[0][0])}")
+    elif found != expected and not (may_differ and math.isfinite(found)):
+        raise ValueError(f"expected {expected}, found {found}")
+
+
 def _check_plain(value):
-    """Raise ValueError unless it is made of dicts, lists, strings and numbers, and of not too many."""
+    """Raise ValueError unless it is made of dicts, lists, strings and numbers, none too many, too long or too large."""
     todo, count = [value], 0
     while todo:
         value = todo.pop()
@@ -181,7 +214,13 @@ def _check_plain(value):
             if count > MOST_VALUES:
                 raise ValueError(f"it holds more than {MOST_VALUES} values")
             todo += inside
-        elif not (value is None or isinstance(value, (bool, int, float, str))):
+        elif isinstance(value, str):
+            if len(value) > MOST_LETTERS or not value.isprintable():
+                raise ValueError(f"it holds a text of {len(value)} letters or with control characters")
+        elif isinstance(value, (int, float)):
+            if not abs(value) < 2**63:
+                raise ValueError("it holds a number that is none, or 2^63 or more")
+        elif value is not None:
             raise ValueError(f"it holds a {type(value).__name__} where only weights are arrays")
 
 
@@ -192,6 +231,8 @@ def _check_tensors(weights, size):
         raise ValueError("its weights are not tensors")
     if sum(weight.numel() * weight.element_size() for weight in weights) > size:
         raise ValueError("its weights claim to be more than the file holds")  # one number can pose as many
+    if not all(weight.isfinite().all() for weight in weights):
+        raise ValueError("its weights are not finite")
 
 
 class _ArrayUnpickler(pickle.Unpickler):

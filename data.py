@@ -23,9 +23,10 @@ from PIL import Image, ImageOps
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from synthetic import FLOWER_CLASSES, make_digits, make_flowers
-from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError
+from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError, printable
 
 VALID_FRACTION = 0.2
+SHARE = 8  # images that a thread decodes at a time
 MOST_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
 MNIST_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -153,7 +154,7 @@ def _info(name, classes, images, split_seed, labels=()):
         fingerprint.update(tensor.numpy())
     return {
         "name": name,
-        "classes": list(classes),
+        "classes": [printable(name) for name in classes],
         "images": sum(map(len, images)),
         "image_size": list(images[0].shape[2:]),
         "split_seed": split_seed,
@@ -231,8 +232,9 @@ def _read_mnist(folder, split):
     images, labels = _read_idx(mnist.read_image_file, paths[0]), _read_idx(mnist.read_label_file, paths[1])
     if images.shape[1:] != (28, 28):
         raise UserError(f"{paths[0]} holds images of {tuple(images.shape[1:])} pixels, expected (28, 28)")
-    if len(images) != len(labels) or not len(labels):
-        raise UserError(f"{paths[0]} holds {len(images)} images, but {paths[1]} holds {len(labels)} labels")
+    if len(images) != len(labels) or len(labels) < 2:
+        found = f"{paths[0]} holds {len(images)} images, but {paths[1]} holds {len(labels)} labels"
+        raise UserError(f"{found}: expected as many, and two or more")
     if labels.max() > 9:
         raise UserError(f"{paths[1]} holds the label {labels.max()}, expected 0 to 9")
     return images[:, None], labels
@@ -282,9 +284,10 @@ def _read_flowers(root, height, width, split_seed):
             except Exception as error:  # a damaged file can make Pillow raise almost anything
                 problems[i] = f"{root / files[i]} ({type(error).__name__})"
 
-    threads = os.cpu_count()  # Pillow decodes outside the interpreter's lock
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(decode, [range(k, len(files), threads) for k in range(threads)]))
+    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _decode knows a lower limit
+        # Pillow decodes outside the interpreter's lock; a Ctrl-C waits for the shares that are begun
+        list(pool.map(decode, [range(i, min(i + SHARE, len(files))) for i in range(0, len(files), SHARE)]))
     labels = np.array([classes.index(_class_of(file)) for file in files], np.int64)
     if problems:
         readable = [i for i in range(len(files)) if i not in problems]
@@ -305,15 +308,24 @@ def _list_images(root):
     found = []
     for folder in sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         names = []
-        for here, below, files in os.walk(root / folder):
+        for here, below, files in os.walk(root / folder, onerror=_raise):
             below[:] = [name for name in below if not name.startswith(".")]
+            files += [name for name in below if os.path.islink(os.path.join(here, name))]  # it could lead back here
             paths = [os.path.join(here, name) for name in files if not name.startswith(".")]
-            paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]  # and no pipes
+            paths = [path for path in paths if not _is_pipe(path)]
             names += [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
         if not names:
             raise UserError(f"the class folder {root / folder} is empty: put images into it, or remove it")
         found += sorted(names)
     return found
+
+
+def _raise(error):
+    raise UserError(f"cannot read {error.filename} ({error.strerror}): allow it, or remove it")
+
+
+def _is_pipe(path):
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def _check_flowers(root, classes, labels):
@@ -330,6 +342,8 @@ def _check_flowers(root, classes, labels):
 def _decode(path, height, width):
     """One image file -> uint8 (3, height, width)."""
     with Image.open(path) as image:
+        if image.format == "EPS":
+            raise ValueError("it is a program, which Pillow hands to Ghostscript")
         image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
         if image.width * image.height > MOST_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels are too many")

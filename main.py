@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 
+from checkpoints import check_like
 from training import (
     MNIST_HELP,
     MNIST_ROOT,
@@ -184,8 +185,10 @@ class Film:
         def filmed_load_state(saved):
             if "film" not in saved:
                 raise ValueError("it was not filmed; leave out --gif or --resume")
+            frame = self.model.decode(*self.latents).cpu()
+            check_like(saved["film"], [frame] * len(saved["history"]))
             load_state(saved)
-            self.frames = list(saved["film"])
+            self.frames = saved["film"]
 
         return filmed_train_step, valid_step, lambda: {**state(), "film": self.frames}, filmed_load_state
 
@@ -203,7 +206,7 @@ def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> N
     from visualization import name_model, name_source, plot_losses
 
     trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
-    latents = f"{checkpoint['config']['latent_size']} latents"
+    latents = f"{model.encoder.mu.out_features} latents"
     losses, title = (
         args.output_root / "vis" / f"loss_MNIST_{args.model}.png",
         f"{args.model}, {latents}, on {trained_on}",
@@ -221,7 +224,7 @@ def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> N
 
 def unit_of(model: str, settings: dict) -> str:
     """What the loss of the log is."""
-    recon, beta = settings["recon"], settings["beta"]
+    recon, beta = settings["recon"], settings.get("beta")
     if model == "AE":
         return "mean squared error" if recon == "mse" else "cross-entropy, nats per image"
     kl = "KL" if beta == 1 else f"{beta:g} KL"
@@ -238,6 +241,8 @@ def draw_test_set(args, model, test_set, title: str) -> None:
     images, digits = test_set[:]
     ys = digits if args.model == "CVAE" else None
     codes = model.encode(images, ys)
+    if not codes.isfinite().all():
+        raise UserError(f"the weights of {args.model} are damaged, its latent vectors not finite; train it anew")
     reconstructions = model.decode(codes, ys)
     error = f"mean squared error of the whole test set {mse_loss(reconstructions, images):.4f}"
     shown = images[:EXAMPLES].numpy(), reconstructions[:EXAMPLES].numpy()

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from checkpoints import UserError, hold, load_checkpoint, save_checkpoint
+from checkpoints import UserError, check_like, hold, load_checkpoint, printable, save_checkpoint
 
 PROJECT = Path(__file__).resolve().parent
 FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a script is called from
 FLOWERS_HELP = f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
 MNIST_HELP = f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}"
+MOST = 10_000_000  # that a flag may ask for, of anything
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
 
 
@@ -94,7 +95,7 @@ def pick_device(name: str):
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # which one depends on the build of PyTorch
         reason = str(error).partition("\n")[0]
         raise UserError(f"--device {name} does not work on this machine ({reason}); use --device cpu") from None
@@ -119,8 +120,8 @@ def natural_int(text: str) -> int:
 def positive_int(text: str) -> int:
     """argparse type: 1, 2, 3, ..."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    if not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {MOST}")
     return value
 
 
@@ -138,7 +139,10 @@ class Terminated(KeyboardInterrupt):
 
 def run_script(main) -> None:
     """Run a script's main(): status 1 and one line for what the user can mend, 130 for Ctrl-C, 143 for SIGTERM."""
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_: f"warning: {printable(message)}\n"
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell's >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that the terminal lacks
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -147,7 +151,7 @@ def run_script(main) -> None:
     except BrokenPipeError:
         _close_stdout()
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(error)}")
     except (MemoryError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
@@ -166,11 +170,14 @@ def log(line: str) -> None:
     """One line of the log, above the progress bar where both go to one terminal. Where nobody reads the log any more,
     as after `| head -1`, the training goes on without it."""
     try:
-        tqdm.write(line)
+        tqdm.write(printable(line))
         sys.stdout.flush()
     except BrokenPipeError:
         print("warning: standard output is closed, there is no log from here on", file=sys.stderr)
         _close_stdout()
+    except OSError as error:
+        _close_stdout()
+        raise UserError(f"cannot write the log to standard output ({error.strerror})") from None
 
 
 def _close_stdout():
@@ -221,6 +228,13 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler):
         return {"state_dict": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
 
     def load_state(state):
+        if state["optimizer"]["state"]:  # a step makes tensors of the right shapes; the weights are loaded afterwards
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+        check_like(state["optimizer"], optimizer.state_dict())
+        check_like(state["scheduler"], scheduler.state_dict())
         model.load_state_dict(state["state_dict"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
@@ -356,6 +370,13 @@ def last_line(best: dict, file_name: str) -> str:
     return f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to models/{file_name}"
 
 
+def _check_same_run(best, last, best_path):
+    """Raise UserError unless one run saved both; a kill can fall between the two, so one may know an epoch more."""
+    rows = zip(best["history"], last["history"], strict=False)
+    if best["settings"] != last["settings"] or any(a != b for a, b in rows):
+        raise UserError(f"cannot resume: {best_path} is of another run. Leave out --resume")
+
+
 def _resume(path, best_path, settings, load_state):
     """Load the last state, log its epochs again, and return its history, or [] where there is none."""
     if not path.exists():
@@ -366,11 +387,11 @@ def _resume(path, best_path, settings, load_state):
     different = [f"{k} was {before.get(k)}, now {v}" for k, v in settings.items() if before.get(k) != v]
     if different:
         raise UserError(f"cannot resume {path}: {'; '.join(different)}. Use the same, or leave out --resume")
-    if last["history"] and not best_path.exists():
-        raise UserError(f"cannot resume {path}: {best_path.name} is missing beside it. Leave out --resume")
+    if last["history"]:
+        _check_same_run(load_checkpoint(best_path, made_by="a new training run"), last, best_path)
     try:
         load_state(last)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None
     print(f"resumed after epoch {len(last['history'])} of {path}", file=sys.stderr)

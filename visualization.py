@@ -116,8 +116,10 @@ def plot_latents(mu, log_var, path, title: str) -> None:
 
 
 def _figure(width, height, columns=1):
+    import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which would look for a display
 
+    matplotlib.rcParams["text.parse_math"] = False  # titles name folders, which may have a $
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     return figure, figure.subplots(ncols=columns)
 
@@ -215,10 +217,22 @@ def _rebuild(name, output_root, suffix, build):
         raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
     try:
         check_types(checkpoint["data"], {"name": str, "image_size": list, "fingerprint": str})
+        _check_use(checkpoint)
         return build(checkpoint), checkpoint
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} does not describe the model {name} ({reason}); make it anew with {made_by}") from None
+
+
+def _check_use(checkpoint):
+    """Raise ValueError, or KeyError, where pictures of the model could not be drawn, or not in as much memory as it."""
+    config, data, settings = (checkpoint[name] for name in ("config", "data", "settings"))
+    if checkpoint["model"].startswith("MNIST_"):
+        check_types(settings, {"recon": str, "beta": type(None) if checkpoint["model"] == "MNIST_AE" else float})
+        return
+    size = config.get("image_size") or [config["img_height"], config["img_width"]]
+    if data["image_size"] != size or not isinstance(data["split_seed"], int) or data["split_seed"] < 0:
+        raise ValueError("what it says of its data does not fit")
 
 
 def load_reconstruction(name: str, output_root):

@@ -202,6 +202,30 @@ def test_files_that_are_no_files_are_passed_over(tmp_path):
     assert len(load_all(tmp_path)[0]) == 2
 
 
+def test_pictures_that_are_programs_are_not_run(tmp_path, monkeypatch):
+    save_class(tmp_path / "images" / "rose", 2)
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "rose" / "program.png", format="EPS")
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 files.*program.png \(ValueError\)"):
+        load_all(tmp_path / "images")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_link_to_a_folder_in_a_class_is_said_not_followed(tmp_path):
+    save_class(tmp_path / "images" / "rose", 2)
+    (tmp_path / "images" / "rose" / "round").symlink_to(tmp_path / "images" / "rose")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 files.*round \(IsADirectoryError\)"):
+        load_all(tmp_path / "images")
+
+
+def test_a_folders_name_cannot_forge_a_line_of_the_log(tmp_path):
+    save_class(tmp_path / "rose\nEpoch: 1, Valid Loss: 0.001\x1b[2J", 2)
+    assert describe(*create_flower_dataloaders(4, str(tmp_path))).isprintable()
+
+
 def test_an_image_without_a_range_of_values_is_skipped(tmp_path):
     save_class(tmp_path / "rose", 2)
     Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "rose" / "float.tif")

@@ -188,6 +188,15 @@ def test_a_log_that_nobody_reads_does_not_stop_the_training(tiny_flowers, tiny_m
     assert load_checkpoint(tmp_path / "models" / "LastModel_MLPAE.pkl", made_by="test")["history"][-1]["epoch"] == 20
 
 
+def test_standard_streams_that_are_closed_or_full(tiny_flowers, tiny_mnist, tmp_path):
+    argv = command("MLPAE", tmp_path, tiny_flowers, tiny_mnist, "--epochs", 1)
+    shell = ["sh", "-c", '"$@" >&- 2>&-', "sh", *argv]
+    assert run(shell) == (0, "", "")
+    assert (tmp_path / "models" / "BestModel_MLPAE.pkl").exists()
+    status, _, errors = run(["sh", "-c", '"$@" > /dev/full', "sh", *argv])
+    assert (status, errors) == (1, "error: cannot write the log to standard output (No space left on device)\n")
+
+
 def test_any_terminal_folder_and_language(tiny_flowers, tiny_mnist, tmp_path):
     root = tmp_path / "a folder with spaces" / "花"
     argv = command("MLPAE", root, tiny_flowers, tiny_mnist, "--epochs", 1)

@@ -16,7 +16,7 @@ from data import create_flower_dataloaders
 from training import UserError, load_checkpoint, save_checkpoint
 from VarAutoencoder import MODELS, VAE_loss_function, VarAutoencoder, kl_divergence
 
-DATA = {"name": "flowers", "image_size": [12, 16], "fingerprint": "0"}
+DATA = {"name": "flowers", "image_size": [12, 16], "split_seed": 0, "fingerprint": "0"}
 
 
 def train(*argv):
@@ -244,7 +244,7 @@ def test_a_collapsed_posterior_is_said_with_a_remedy(scale, kl, active, warned, 
     [
         (["--image-size", "25"], "25 is not a multiple of 4"),
         (["--image-size", "24", "24", "24"], "expected one number, or height and width"),
-        (["--encoding-dim", "0"], "0 is less than 1"),
+        (["--encoding-dim", "0"], "0 is not between 1 and 10000000"),
         (["--optimizer", "lion"], "invalid choice: 'lion'"),
         (["--beta", "2"], "AE has no KL to weigh"),
     ],

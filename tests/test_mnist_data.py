@@ -199,12 +199,20 @@ def test_a_damaged_file_is_named(raw, tmp_path, name, damage):
     [
         ("train-labels-idx1-ubyte", np.zeros(39), "holds 40 images, but .*train-labels-idx1-ubyte holds 39 labels"),
         ("train-labels-idx1-ubyte", np.full(40, 12), "train-labels-idx1-ubyte holds the label 12, expected 0 to 9"),
+        ("t10k-labels-idx1-ubyte", np.zeros(1), "holds 20 images, but .* 1 labels"),
         ("t10k-images-idx3-ubyte", np.zeros((20, 28, 27)), r"t10k-images-idx3-ubyte holds images of \(28, 27\) pixels"),
     ],
 )
 def test_files_that_do_not_fit_together_are_named(raw, tmp_path, name, array, message):
     write_idx(raw / name, array)
     with pytest.raises(UserError, match=message):
+        create_mnist_dataloaders(16, tmp_path / "mnist")
+
+
+def test_a_single_test_digit_is_too_few(raw, tmp_path):
+    write_idx(raw / "t10k-images-idx3-ubyte", np.zeros((1, 28, 28)))
+    write_idx(raw / "t10k-labels-idx1-ubyte", np.zeros(1))
+    with pytest.raises(UserError, match="holds 1 images, .* 1 labels: expected as many, and two or more"):
         create_mnist_dataloaders(16, tmp_path / "mnist")
 
 

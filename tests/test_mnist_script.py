@@ -234,7 +234,8 @@ def test_without_mnist_the_pictures_of_its_test_images_stay(trained, tmp_path, m
         (["AE", "--seed", "99999999999999999999"], "is not between 0 and 2^63 - 1"),
         (["VAE", "--gif", "--figures-only"], "leave out --figures-only"),
         (["VAE", "--recon", "l1"], "invalid choice: 'l1'"),
-        (["VAE", "--latent-size", "0"], "0 is less than 1"),
+        (["VAE", "--latent-size", "0"], "0 is not between 1 and 10000000"),
+        (["VAE", "--hidden-size", "1" + 20 * "0"], "is not between 1 and 10000000"),
         (["GAN"], "invalid choice: 'GAN'"),
     ],
 )

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import shutil
 import signal
 
 import numpy as np
@@ -176,8 +177,16 @@ def test_resume_with_other_settings_is_refused(tmp_path, name, was, now):
 def test_resume_without_the_best_model_is_refused(tmp_path):
     train(tmp_path, [0.5], "--epochs", "1")
     (tmp_path / "models" / "BestModel_Toy.pkl").unlink()
-    with pytest.raises(UserError, match="BestModel_Toy.pkl is missing"):
+    with pytest.raises(UserError, match="BestModel_Toy.pkl does not exist; make it with a new training run"):
         train(tmp_path, [0.5, 0.4], "--epochs", "2", "--resume")
+
+
+def test_resume_beside_another_runs_best_model_is_refused(tmp_path):
+    train(tmp_path / "one", [0.5], "--epochs", "1")
+    train(tmp_path / "other", [0.4], "--epochs", "1")
+    shutil.copy(tmp_path / "other" / "models" / "BestModel_Toy.pkl", tmp_path / "one" / "models")
+    with pytest.raises(UserError, match="BestModel_Toy.pkl is of another run"):
+        train(tmp_path / "one", [0.5, 0.4], "--epochs", "2", "--resume")
 
 
 def test_the_log_of_a_resumed_run_is_whole(tmp_path, capsys):
