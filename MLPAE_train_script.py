@@ -12,6 +12,7 @@ import argparse
 import numpy as np
 
 from autograd import MSE, Graph, Linear, ReLU, Sigmoid
+from parallel import WORLD_SIZE
 from training import (
     FLOWERS_ROOT,
     LR_DECAY,
@@ -109,6 +110,8 @@ def parse_args(argv=None):
 def main(argv=None):
     """Train; returns the history."""
     args = parse_args(argv)
+    if WORLD_SIZE > 1:
+        raise UserError(f"{NAME} trains in one process: start it with python, not with torchrun")
     import torch  # after the flags: it takes a second to load
 
     from data import create_flower_dataloaders, describe

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler
 
+from parallel import RANK, WORLD_SIZE, from_rank_0
 from synthetic import FLOWER_CLASSES, make_digits, make_flowers
 from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError, printable
 
@@ -51,9 +52,14 @@ class ImageDataset(Dataset):
     def __getitem__(self, index):
         images = self.images[index]
         if self.mirror:
-            mirrored = torch.rand(images.shape[:-3]) < 0.5
+            mirrored = (torch.rand(images.shape[:-3]) < 0.5).to(images.device)
             images = torch.where(mirrored[..., None, None, None], images.flip(-1), images)
         return images / 255, self.labels[index]
+
+    def to(self, device) -> "ImageDataset":
+        """Hold the images on a device from now on, so that no batch has to be brought there."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
 
 
 def create_flower_dataloaders(
@@ -253,8 +259,20 @@ def _read_idx(read, path):
 
 
 def _loaders(train, valid, batch_size):
-    train_loader = _loader(train, batch_size, RandomSampler(train))
-    return train_loader, _loader(valid, max(batch_size, VALID_BATCH), SequentialSampler(valid))
+    """Of the images that fall to this process."""
+    if len(valid) < WORLD_SIZE:
+        raise UserError(f"{WORLD_SIZE} processes cannot share {len(valid)} validation images: start fewer")
+    shuffled = RandomSampler(train) if WORLD_SIZE == 1 else _SharedSampler(train, WORLD_SIZE, RANK, drop_last=True)
+    in_order = range(RANK, len(valid), WORLD_SIZE)
+    return _loader(train, batch_size, shuffled), _loader(valid, max(batch_size, VALID_BATCH), in_order)
+
+
+class _SharedSampler(DistributedSampler):
+    """A new order each epoch, drawn by rank 0, of which each process takes its part; as many to each."""
+
+    def __iter__(self):
+        self.set_epoch(from_rank_0(int(torch.randint(2**31, ()))))
+        return super().__iter__()
 
 
 def _loader(dataset, batch_size, sampler):

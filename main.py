@@ -13,6 +13,7 @@ import math
 import sys
 
 from checkpoints import check_like
+from parallel import RANK, join, rank_0_first
 from training import (
     MNIST_HELP,
     MNIST_ROOT,
@@ -124,14 +125,16 @@ def parse_args(argv=None):
     return args
 
 
-def train(args, loaders, gif: bool) -> None:
-    """Train as args say; with gif, film it."""
+def train(args, loaders, gif: bool) -> list[dict]:
+    """Train as args say; with gif, film it. Returns the history."""
     from torch.optim import AdamW
     from torch.optim.lr_scheduler import OneCycleLR
 
     from model import build_model
 
     info = loaders[0].dataset.info
+    for loader in loaders:
+        loader.dataset.to(args.device)
     seed_everything(args.seed)
     config = {"hidden_size": args.hidden_size, "latent_size": args.latent_size}
     model = build_model(args.model, **config).to(args.device)
@@ -155,9 +158,10 @@ def train(args, loaders, gif: bool) -> None:
     run = torch_steps(args, model, inputs, measure, optimizer, scheduler)
     film = Film(args, model) if gif else None
     about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
-    fit(args, about, ".pth", loaders, *(film.of(*run) if gif else run))
-    if gif:
+    history = fit(args, about, ".pth", loaders, *(film.of(*run) if gif else run))
+    if gif and RANK == 0:
         film.save(picture(args, "training", "gif"), f"{args.model} on {info['name']}")
+    return history
 
 
 class Film:
@@ -238,7 +242,7 @@ def draw_test_set(args, model, test_set, title: str) -> None:
     from model import interpolate, project
     from visualization import plot_latent_space, plot_reconstructions, plot_samples
 
-    images, digits = test_set[:]
+    images, digits = test_set.to("cpu")[:]
     ys = digits if args.model == "CVAE" else None
     codes = model.encode(images, ys)
     if not codes.isfinite().all():
@@ -284,16 +288,19 @@ def main(argv=None):
     """Train and draw; returns the history."""
     args = parse_args(argv)
     figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
-    args.device = str(pick_device(args.device))
+    args.device = str(join(pick_device(args.device)))
     from visualization import load_model
 
     trained = load_model(f"MNIST_{args.model}", args.output_root) if figures_only else None
     from data import create_mnist_dataloaders, describe  # after the flags: PyTorch takes a second to load
 
-    loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
+    with rank_0_first():  # it may have to download them
+        loaders = create_mnist_dataloaders(args.batch_size, args.data_root or MNIST_ROOT, args.data)
     if not figures_only:
         log(f"Data: {describe(*loaders)}")
-        train(args, loaders, gif)
+        history = train(args, loaders, gif)
+        if RANK:
+            return history
         trained = load_model(f"MNIST_{args.model}", args.output_root)
     model, checkpoint = trained
     draw(args, model, checkpoint, loaders[1].dataset, labels)

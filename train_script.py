@@ -3,6 +3,7 @@
     python train_script.py --model VAE > ./log/train_VAE.txt
     python train_script.py --model AE --optimizer sgd --epochs 60    # the coursework's first experiment
     python train_script.py --model VAE --resume                      # goes on after a stop
+    torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8    # two processes; see parallel.py
     python train_script.py --model VAE --image-size 64 --encoding-dim 128 --data-root DIR
 
 Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth, vis/loss_<M>.png and vis/latent_VAE.png.
@@ -11,6 +12,7 @@ Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth, vis/loss_<M>.png and 
 import argparse
 from functools import partial
 
+from parallel import RANK, join
 from training import (
     FLOWERS_ROOT,
     LR_DECAY,
@@ -145,13 +147,13 @@ def describe_parts(best: dict) -> str:
     return f"reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image"
 
 
-def diagnose(model, loader, best: dict, path) -> list[str]:
+def diagnose(model, dataset, best: dict, path) -> list[str]:
     """What the latent vector of the best VAE carries: lines for the log, and a picture at `path`."""
     from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, encode_all
     from visualization import name_model, plot_latents
 
     model.load_state_dict(best["state_dict"])
-    mu, log_var = encode_all(model, loader)
+    mu, log_var = encode_all(model, dataset)
     active, dims = active_dimensions(mu), mu.shape[1]
     used = f"{active} of {dims} latent dimensions active"
     title = f"{name_model(best)}: {used}\non the {len(mu)} validation images of {best['data']['name']}"
@@ -169,7 +171,7 @@ def main(argv=None):
     from VarAutoencoder import MODELS
     from visualization import LOSS_UNIT, plot_losses
 
-    device = pick_device(args.device)
+    device = join(pick_device(args.device))
     args.device = str(device)
     height, width = args.image_size
     loaders = create_flower_dataloaders(
@@ -177,6 +179,8 @@ def main(argv=None):
     )
     info, vis = loaders[0].dataset.info, args.output_root / "vis"
     log(f"Data: {describe(*loaders)}")
+    for loader in loaders:
+        loader.dataset.to(device)
 
     seed_everything(args.seed)
     config = {"encoding_dim": args.encoding_dim, "img_height": height, "img_width": width}
@@ -186,7 +190,7 @@ def main(argv=None):
     optimizer, scheduler = build_optimizer(args, model.parameters(), len(loaders[0]))
 
     def summary(best):
-        return diagnose(model, loaders[1], best, vis / "latent_VAE.png") if args.model == "VAE" else []
+        return diagnose(model, loaders[1].dataset, best, vis / "latent_VAE.png") if args.model == "VAE" else []
 
     about = {"model": args.model, "config": config, "data": info}
     if args.schedule == "one-cycle":
@@ -199,8 +203,9 @@ def main(argv=None):
         *make_steps(args, model, optimizer, scheduler, device),
         summary,
     )
-    title = f"{args.model} on {info['name']}"
-    plot_losses(history, vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
+    if RANK == 0:
+        title = f"{args.model} on {info['name']}"
+        plot_losses(history, vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
     return history
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import UserError, check_like, hold, load_checkpoint, printable, save_checkpoint
+from parallel import RANK, WORLD_SIZE, add_up, average_gradients, from_rank_0
 
 PROJECT = Path(__file__).resolve().parent
 FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a script is called from
@@ -145,6 +146,8 @@ def run_script(main) -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that the terminal lacks
     signal.signal(signal.SIGTERM, _terminate)
+    if RANK:
+        warnings.simplefilter("ignore")  # rank 0 warns
     try:
         main()
         sys.stdout.flush()
@@ -154,6 +157,8 @@ def run_script(main) -> None:
         sys.exit(f"error: {printable(error)}")
     except (MemoryError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
+        if WORLD_SIZE > 1 and "peer" in reason:
+            sys.exit("error: another process of this training has ended, and it cannot go on alone")
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
             raise
         sys.exit(f"error: not enough memory, use smaller batches or images, or --device cpu ({reason})")
@@ -169,6 +174,8 @@ def _terminate(*_):
 def log(line: str) -> None:
     """One line of the log, above the progress bar where both go to one terminal. Where nobody reads the log any more,
     as after `| head -1`, the training goes on without it."""
+    if RANK:
+        return
     try:
         tqdm.write(printable(line))
         sys.stdout.flush()
@@ -189,11 +196,12 @@ def _close_stdout():
 
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed NumPy and PyTorch for one epoch. Every epoch starts from its own seed, so that
-    a resumed run draws the same numbers as one that was never stopped."""
+    a resumed run draws the same numbers as one that was never stopped; and so does every process."""
     import torch
 
     torch.ones(1).exp()  # MKL's vector functions choose their code in the first call; two threads can choose apart
-    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    numbers = [seed, epoch, RANK] if RANK else [seed, epoch]
+    mixed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     np.random.seed(mixed)
     torch.manual_seed(mixed)
 
@@ -207,10 +215,12 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler):
     """
     import torch
 
+    in_training = average_gradients(model)
+
     def train_step(images, labels, epoch):
         batch = inputs(images, labels)
         with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=args.amp):
-            outputs = model(*batch)
+            outputs = in_training(*batch)
         loss, metrics = measure(outputs, batch[0])
         optimizer.zero_grad()
         loss.backward()
@@ -263,20 +273,22 @@ def fit(
     train_loader, valid_loader = loaders
 
     def save(history):
+        if RANK:
+            return
         now = {**about, **state(), "history": history}
         if history and _stale(history) == 0:
             save_checkpoint(best_path, {**about, "state_dict": now["state_dict"], **history[-1], "history": history})
         save_checkpoint(last_path, now)
 
     shown = [f"{k} {v}" for k, v in vars(args).items() if k not in ("output_root", "resume") and v is not None]
-    with hold(folder, about["model"]), _how_to_go_on(history):
+    with nullcontext() if RANK else hold(folder, about["model"]), _how_to_go_on(history):
         log(f"Settings: {', '.join(shown)}")
         if args.resume:
             history += _resume(last_path, best_path, about["settings"], load_state)
         if not history:
             save(history)  # from now on --resume means this run
         batches = (args.epochs - len(history)) * (len(train_loader) + len(valid_loader))
-        with tqdm(total=batches, unit="batch", disable=None, dynamic_ncols=True) as bar:
+        with tqdm(total=batches, unit="batch", disable=RANK > 0 or None, dynamic_ncols=True) as bar:
             while len(history) < args.epochs and _stale(history) < args.patience:
                 epoch = len(history) + 1
                 seed_everything(args.seed, epoch)
@@ -287,8 +299,9 @@ def fit(
                 save([*history, row])
                 history.append(row)
                 log(epoch_line(history))
-        _finish(args, best_path, history, summary)
-    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
+        if RANK == 0:
+            _finish(args, best_path, history, summary)
+            print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return history
 
 
@@ -315,7 +328,8 @@ def _finish(args, best_path, history, summary):
 
 
 def average(step, loader, where: str, bar) -> dict:
-    """The mean of what step(images, labels) returns, {"loss": ..., ...}, each batch weighted by its number of samples.
+    """The mean of what step(images, labels) returns, {"loss": ..., ...}, each batch weighted by its number of samples,
+    over all processes.
 
     where: what is averaged, for the progress bar and for the UserError where a loss is not finite.
     """
@@ -329,7 +343,8 @@ def average(step, loader, where: str, bar) -> dict:
         samples += len(images)
         bar.set_postfix_str(f"{where}, loss {metrics['loss']:.4g}", refresh=False)
         bar.update()
-    return {name: total / samples for name, total in totals.items()}
+    *sums, samples = add_up([*totals.values(), samples])
+    return {name: total / samples for name, total in zip(totals, sums, strict=True)}
 
 
 def _row(epoch, train, valid):
@@ -352,6 +367,7 @@ def _settings(args, about):
     flags = {name: value for name, value in vars(args).items() if name not in free}
     return {
         **flags,
+        **({"processes": WORLD_SIZE} if WORLD_SIZE > 1 else {}),
         **about["config"],
         **about.get("settings", {}),
         "data": f"{about['data']['name']} {about['data']['fingerprint']}",
@@ -370,6 +386,22 @@ def last_line(best: dict, file_name: str) -> str:
     return f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to models/{file_name}"
 
 
+def _load_last(path, best_path, settings):
+    """The last state, or None where there is none. Raises UserError where it is not this run's."""
+    if not path.exists():
+        print(f"--resume: there is no {path}; starting from the beginning", file=sys.stderr)
+        return None
+    last = load_checkpoint(path, made_by="a new training run")
+    before = last["settings"]
+    names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    if names:
+        different = "; ".join(f"{name} was {before.get(name)}, now {settings.get(name)}" for name in names)
+        raise UserError(f"cannot resume {path}: {different}. Use the same, or leave out --resume")
+    if last["history"]:
+        _check_same_run(load_checkpoint(best_path, made_by="a new training run"), last, best_path)
+    return last
+
+
 def _check_same_run(best, last, best_path):
     """Raise UserError unless one run saved both; a kill can fall between the two, so one may know an epoch more."""
     rows = zip(best["history"], last["history"], strict=False)
@@ -379,22 +411,16 @@ def _check_same_run(best, last, best_path):
 
 def _resume(path, best_path, settings, load_state):
     """Load the last state, log its epochs again, and return its history, or [] where there is none."""
-    if not path.exists():
-        print(f"--resume: there is no {path}; starting from the beginning", file=sys.stderr)
+    last = from_rank_0(None if RANK else _load_last(path, best_path, settings))
+    if last is None:
         return []
-    last = load_checkpoint(path, made_by="a new training run")
-    before = last["settings"]
-    different = [f"{k} was {before.get(k)}, now {v}" for k, v in settings.items() if before.get(k) != v]
-    if different:
-        raise UserError(f"cannot resume {path}: {'; '.join(different)}. Use the same, or leave out --resume")
-    if last["history"]:
-        _check_same_run(load_checkpoint(best_path, made_by="a new training run"), last, best_path)
     try:
         load_state(last)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None
-    print(f"resumed after epoch {len(last['history'])} of {path}", file=sys.stderr)
+    if RANK == 0:
+        print(f"resumed after epoch {len(last['history'])} of {path}", file=sys.stderr)
     for epoch in range(len(last["history"])):
         log(epoch_line(last["history"][: epoch + 1]))
     return last["history"]

@@ -1,26 +1,23 @@
-"""Whole training runs on the photographs, from a cold start: our script against the usual way.
+"""Training on the photographs from a cold start to the coursework's target: our script against the usual way.
 
     python benchmarks/flowers_training.py --model VAE --turns 3         # about 10 minutes
 
 The usual way: the same model, optimizer, schedule and epochs, fed by torchvision's ImageFolder and a DataLoader
 that decodes every image in every epoch, without workers and with two; in PyTorch's default memory format, and
 validated in batches of 16, as tutorials do. Each run is a process of its own, in turns; its time runs from the
-command to the end.
+command to the line that shows the loss.
 """
 
 import argparse
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 
 import train_script
 from training import FLOWERS_ROOT, PROJECT, natural_int, positive_int, seed_everything
+
+TARGETS = {"AE": 0.012, "VAE": 800}  # of the validation loss
 
 
 def usual_loaders(args, workers):
@@ -45,7 +42,7 @@ def usual_loaders(args, workers):
 
 
 def usual_way(args, workers):
-    """Train as tutorials do, in the default memory format; prints the losses of the last epoch."""
+    """Train as tutorials do, in the default memory format; prints the validation loss of each epoch."""
     import torch
 
     from VarAutoencoder import MODELS, VAE_loss_function
@@ -60,37 +57,24 @@ def usual_way(args, workers):
             return torch.nn.functional.mse_loss(model(images), images)
         return VAE_loss_function(model(images), images) / images.numel()
 
-    for _ in range(args.epochs):
-        train_loss = valid_loss = 0.0
+    scale = 1 if args.model == "AE" else train_script.VAE_UNIT * 3 * args.image_size[0] * args.image_size[1]
+    for epoch in range(1, args.epochs + 1):
+        valid_loss = 0.0
         for images, _ in train_loader:
             optimizer.zero_grad()
-            loss = loss_of(images)
-            loss.backward()
+            loss_of(images).backward()
             optimizer.step()
             scheduler.step()
-            train_loss += loss.item() * len(images) / len(train_loader.dataset)
         with torch.no_grad():
             for images, _ in valid_loader:
                 valid_loss += loss_of(images).item() * len(images) / len(valid_loader.dataset)
-    scale = 1 if args.model == "AE" else train_script.VAE_UNIT * 3 * args.image_size[0] * args.image_size[1]
-    print(f"Train Loss: {scale * train_loss:.6f}, Valid Loss: {scale * valid_loss:.6f}")
-
-
-def run(command):
-    """(seconds, peak memory in MiB, the last line with losses) of a process, its workers' memory not included."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    losses = [line.strip() for line in process.stdout if "Train Loss: " in line]
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command} ended with status {status}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024, losses[-1]
+        print(f"Epoch: {epoch}, Valid Loss: {scale * valid_loss:.6f}", flush=True)
 
 
 def main(argv=None):
-    """Print a row for each way: seconds, ratio, memory and losses."""
+    """Write a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", choices=["AE", "VAE"], default="VAE")
+    parser.add_argument("--model", choices=list(TARGETS), default="VAE")
     parser.add_argument("--turns", type=positive_int, default=3)
     parser.add_argument(
         "--usual", type=natural_int, metavar="WORKERS", help="only train the usual way, in this process"
@@ -100,25 +84,15 @@ def main(argv=None):
         usual_way(train_script.parse_args(["--model", args.model]), args.usual)
         return
     with tempfile.TemporaryDirectory() as folder:
-        script = [sys.executable, str(PROJECT / "train_script.py"), "--model", args.model, "--output-root", folder]
+        script = [sys.executable, PROJECT / "train_script.py", "--model", args.model, "--output-root", folder]
         usual = [sys.executable, __file__, "--model", args.model, "--usual"]
         ways = {
             "train_script.py": script,
             "train_script.py --amp": [*script, "--amp"],
-            "usual way": [*usual, "0"],
-            "usual way, 2 workers": [*usual, "2"],
+            "usual way": [*usual, 0],
+            "usual way, 2 workers": [*usual, 2],
         }
-        results = {name: [] for name in ways}
-        for _ in range(args.turns):
-            for name, command in ways.items():
-                results[name].append(run(command))
-    seconds = {name: [result[0] for result in runs] for name, runs in results.items()}
-    print(f"{args.model}\n| way | seconds, each turn | time over ours | peak memory, MiB | last epoch |")
-    print("|---|---|---|---|---|")
-    for name, runs in results.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["train_script.py"], strict=True))
-        each = ", ".join(f"{s:.1f}" for s in seconds[name])
-        print(f"| {name} | {each} | {ratio:.2f} | {max(run[1] for run in runs):.0f} | {runs[0][2]} |")
+        common.compare_runs(f"flowers, {args.model} to its target", TARGETS[args.model], ways, args.turns)
 
 
 if __name__ == "__main__":

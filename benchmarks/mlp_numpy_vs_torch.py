@@ -3,20 +3,16 @@
     python benchmarks/mlp_numpy_vs_torch.py --batch-size 16
 
 Both train the same network from the same weights on the same batches, in turns, in one process. A turn is
-one epoch after a short warm-up; the medians over the turns and their ratio are printed. The limit is the
-time that the step's matrix products would take at the speed of a large one, measured in the same run.
+one epoch after a short warm-up. The limit is the time that the step's matrix products would take at the speed of a
+large one, measured in the same run.
 """
 
 import argparse
 import statistics
-import sys
 import time
-from pathlib import Path
 
-import numpy as np
+import common
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from autograd import MSE, Linear
 from data import create_flower_dataloaders, describe
@@ -71,18 +67,6 @@ def turn(step, batches):
     return (time.perf_counter() - start) / len(batches), statistics.mean(losses)
 
 
-def matmul_peak(size=2048, repeats=5):
-    """Floating-point operations a second of the faster library in a large float32 product."""
-    a = np.random.standard_normal((size, size)).astype(np.float32)
-    seconds = []
-    for matrix in (a, torch.from_numpy(a)):
-        for _ in range(repeats):
-            start = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
 def step_flops(model, batch_size):
     """A layer of n weights takes 2n operations a sample forward, 2n for dW, and 2n for dX but in the first."""
     sizes = [param.size for param in model.params if param.ndim == 2]
@@ -90,7 +74,7 @@ def step_flops(model, batch_size):
 
 
 def main(argv=None):
-    """Print the table; returns the ratio of PyTorch's time to ours."""
+    """Write two rows; the ratio is the median of PyTorch's time over ours, turn by turn."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch-size", type=positive_int, default=16)
     parser.add_argument("--turns", type=positive_int, default=15)
@@ -107,19 +91,13 @@ def main(argv=None):
     theirs = torch_step(model, lr), [images.flatten(1) for images in batches]
     rows = [(*turn(*ours), *turn(*theirs)) for _ in range(args.turns)]
     t_numpy, loss_numpy, t_torch, loss_torch = (list(column) for column in zip(*rows, strict=True))
-    ratios = sorted(theirs / ours for ours, theirs in zip(t_numpy, t_torch, strict=True))
-    ratio = statistics.median(ratios)
-    peak = matmul_peak()
-    limit = step_flops(model, args.batch_size) / peak
-    print(
-        f"batch {args.batch_size}, {torch.get_num_threads()} threads each, {args.turns} turns of {len(batches)} steps"
-    )
-    print(f"matrix-multiply peak {peak / 1e9:.0f} GFLOP/s; a step's arithmetic at that speed {limit * 1e3:.2f} ms")
-    for name, seconds, losses in (("NumPy", t_numpy, loss_numpy), ("torch", t_torch, loss_torch)):
+    ratio = statistics.median(theirs / ours for ours, theirs in zip(t_numpy, t_torch, strict=True))
+    limit, rows = step_flops(model, args.batch_size) / common.matmul_peak(), []
+    for name, seconds, losses, of_numpy in (("NumPy", t_numpy, loss_numpy, 1), ("torch", t_torch, loss_torch, ratio)):
         median = statistics.median(seconds)
-        print(f"{name}: {median * 1e3:.2f} ms a step, {limit / median:.0%} of the peak, last loss {losses[-1]:.6f}")
-    print(f"ratio torch / NumPy, turn by turn: median {ratio:.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f}")
-    return ratio
+        what = f"{name}, batch {args.batch_size}: a step (loss of the last turn {losses[-1]:.6f})"
+        rows.append((what, f"{median * 1e3:.2f} ms", f"{of_numpy:.2f}", f"{median / limit:.2f}"))
+    common.record("MLP, NumPy against torch eager", rows)
 
 
 if __name__ == "__main__":

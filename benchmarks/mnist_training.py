@@ -8,15 +8,10 @@ from the command to the line that shows the loss.
 """
 
 import argparse
-import re
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import common
 
 from training import MNIST_ROOT, PROJECT, positive_int, seed_everything
 
@@ -73,22 +68,8 @@ def usual_example(most_epochs: int = 20):
             break
 
 
-def run(command):
-    """(seconds until the target, seconds until the end, epochs to the target, the loss there)."""
-    started, reached = time.perf_counter(), None
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        found = re.match(r"Epoch: (\d+),.* Valid Loss: ([\d.]+)", line)
-        if found and reached is None and float(found[2]) <= TARGET:
-            reached = time.perf_counter() - started, int(found[1]), float(found[2])
-    if process.wait() or reached is None:
-        raise RuntimeError(f"{command} ended with status {process.returncode}, at {TARGET}: {reached}")
-    seconds, epochs, loss = reached
-    return seconds, time.perf_counter() - started, epochs, loss
-
-
 def main(argv=None):
-    """Print a row for each way."""
+    """Write a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=positive_int, default=3)
     parser.add_argument("--usual", action="store_true", help="only train the usual example, in this process")
@@ -97,24 +78,13 @@ def main(argv=None):
         usual_example()
         return
     with tempfile.TemporaryDirectory() as folder:
-        ours = [sys.executable, str(PROJECT / "main.py"), "--model", "VAE", "--output-root", folder]
+        ours = [sys.executable, PROJECT / "main.py", "--model", "VAE", "--output-root", folder]
         ways = {
-            f"main.py --epochs {OUR_EPOCHS}": [*ours, "--epochs", str(OUR_EPOCHS)],
+            f"main.py --epochs {OUR_EPOCHS}": [*ours, "--epochs", OUR_EPOCHS],
             "main.py, 10 epochs": ours,
             "usual example": [sys.executable, __file__, "--usual"],
         }
-        results = {name: [] for name in ways}
-        for _ in range(args.turns):
-            for name, command in ways.items():
-                results[name].append(run(command))
-    seconds = {name: [result[0] for result in runs] for name, runs in results.items()}
-    first = next(iter(ways))
-    print(f"| way | seconds to {TARGET}, each turn | time over the first | epochs, loss there | seconds in all |")
-    print("|---|---|---|---|---|")
-    for name, runs in results.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds[first], strict=True))
-        each, whole = ", ".join(f"{s:.1f}" for s in seconds[name]), statistics.median(result[1] for result in runs)
-        print(f"| {name} | {each} | {ratio:.2f} | {runs[0][2]}, {runs[0][3]:.1f} | {whole:.1f} |")
+        common.compare_runs("MNIST, VAE to 105.6 nats", TARGET, ways, args.turns)
 
 
 if __name__ == "__main__":

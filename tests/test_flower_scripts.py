@@ -222,7 +222,7 @@ def test_a_collapsed_posterior_is_said_with_a_remedy(scale, kl, active, warned, 
     torch.manual_seed(0)
     model = VarAutoencoder(8, 8, 8)
     model.encoder[-1].weight.data *= scale  # 0: every image has the same mu
-    loader = create_flower_dataloaders(16, str(tiny_flowers), 8, 8)[1]
+    dataset = create_flower_dataloaders(16, str(tiny_flowers), 8, 8)[1].dataset
     about = {
         "model": "VAE",
         "epoch": 3,
@@ -231,7 +231,7 @@ def test_a_collapsed_posterior_is_said_with_a_remedy(scale, kl, active, warned, 
         "valid_kl": kl,
         "data": {"name": "flowers"},
     }
-    lines = train_script.diagnose(model, loader, {"state_dict": model.state_dict(), **about}, tmp_path / "latent.png")
+    lines = train_script.diagnose(model, dataset, {"state_dict": model.state_dict(), **about}, tmp_path / "latent.png")
     used = f"{active} of 8 latent dimensions active (variance of mu above 0.01)"
     assert lines[0] == f"Diagnostics: reconstruction 2.000 + KL {kl:.3f} per validation image, {used}"
     assert len(lines) == 1 + warned

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
+from torch.utils.data import TensorDataset
 
 import VarAutoencoder as vae
 from Autoencoder import AE_ENCODING_DIM, Autoencoder
@@ -174,10 +175,10 @@ def test_a_latent_dimension_is_active_where_the_mean_varies_over_the_images():
     assert vae.active_dimensions(mu) == 2
 
 
-def test_encode_all_goes_through_the_whole_loader():
+def test_encode_all_goes_through_the_whole_data_set():
     torch.manual_seed(0)
     model, x = VarAutoencoder(), images(7)
-    mu, log_var = vae.encode_all(model, [(x[:4], None), (x[4:], None)])
+    mu, log_var = vae.encode_all(model, TensorDataset(x, x), batch_size=4)
     expected = model.encode(x)
     torch.testing.assert_close(mu, expected[0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(log_var, expected[1], atol=1e-6, rtol=1e-5)

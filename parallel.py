@@ -1,0 +1,72 @@
+"""Training in several processes, one for each core or GPU, that share the images out among them.
+
+    torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8      # as one process with batches of 16
+
+torchrun starts the processes and tells each its rank; PyTorch averages their gradients. Without torchrun there is one
+process, its rank is 0, and what is here hands back what it gets.
+"""
+
+import atexit
+import os
+from contextlib import contextmanager
+
+from checkpoints import UserError
+
+RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join(device):
+    """Meet the other processes; returns the torch.device of this one: a GPU of its own, where there are GPUs."""
+    if WORLD_SIZE == 1:
+        return device
+    import torch
+
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise UserError(f"several processes train on CPUs or on CUDA, not on {device.type}: use --device cpu")
+    torch.distributed.init_process_group()  # gloo between CPUs, nccl between GPUs
+    atexit.register(torch.distributed.destroy_process_group)
+    return device
+
+
+def average_gradients(model):
+    """The model to call in training: every backward pass ends with the mean of all processes' gradients."""
+    if WORLD_SIZE == 1:
+        return model
+    from torch.nn.parallel import DistributedDataParallel
+
+    return DistributedDataParallel(model)
+
+
+def add_up(numbers: list[float]) -> list[float]:
+    """The sum of each number over all processes, the same in every one."""
+    if WORLD_SIZE == 1:
+        return numbers
+    import torch
+
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+def from_rank_0(value):
+    """What this is in the process of rank 0."""
+    if WORLD_SIZE == 1:
+        return value
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box)
+    return box[0]
+
+
+@contextmanager
+def rank_0_first():
+    """What one process leaves behind for the others, as a download, is done by rank 0 before they begin."""
+    if RANK:
+        from_rank_0(None)
+    yield
+    if RANK == 0:
+        from_rank_0(None)
