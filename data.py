@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from parallel import RANK, WORLD_SIZE, from_rank_0
 from synthetic import FLOWER_CLASSES, make_digits, make_flowers
@@ -262,17 +262,20 @@ def _loaders(train, valid, batch_size):
     """Of the images that fall to this process."""
     if len(valid) < WORLD_SIZE:
         raise UserError(f"{WORLD_SIZE} processes cannot share {len(valid)} validation images: start fewer")
-    shuffled = RandomSampler(train) if WORLD_SIZE == 1 else _SharedSampler(train, WORLD_SIZE, RANK, drop_last=True)
     in_order = range(RANK, len(valid), WORLD_SIZE)
-    return _loader(train, batch_size, shuffled), _loader(valid, max(batch_size, VALID_BATCH), in_order)
+    return _loader(train, batch_size, _Shuffled(train)), _loader(valid, max(batch_size, VALID_BATCH), in_order)
 
 
-class _SharedSampler(DistributedSampler):
-    """A new order each epoch, drawn by rank 0, of which each process takes its part; as many to each."""
+class _Shuffled(RandomSampler):
+    """A new order each epoch, drawn by rank 0, of which every process takes every WORLD_SIZE-th index, as many as the
+    others: so their batches together are those of a single process."""
 
     def __iter__(self):
-        self.set_epoch(from_rank_0(int(torch.randint(2**31, ()))))
-        return super().__iter__()
+        order = from_rank_0(list(super().__iter__()))
+        return iter(order[RANK : len(self) * WORLD_SIZE : WORLD_SIZE])
+
+    def __len__(self):
+        return super().__len__() // WORLD_SIZE
 
 
 def _loader(dataset, batch_size, sampler):
