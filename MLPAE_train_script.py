@@ -12,13 +12,13 @@ import argparse
 import numpy as np
 
 from autograd import MSE, Graph, Linear, ReLU, Sigmoid
+from checkpoints import UserError
 from parallel import WORLD_SIZE
 from training import (
     FLOWERS_ROOT,
     LR_DECAY,
     LR_DECAY_EVERY,
     HelpFormatter,
-    UserError,
     add_data_flags,
     add_training_flags,
     fit,

@@ -79,10 +79,9 @@ def VAE_loss_function(outputs, images: torch.Tensor, beta: float = 1.0) -> torch
 
 @torch.no_grad()
 def encode_all(model: VarAutoencoder, dataset, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
-    """mu and log_var, each (N, encoding_dim), of all images of a data set of (image, label)."""
-    device = next(model.parameters()).device
+    """mu and log_var, each (N, encoding_dim), of all images of a data set of (image, label) on its device."""
     starts = range(0, len(dataset), batch_size)
-    batches = (dataset[start : start + batch_size][0].to(device) for start in starts)
+    batches = (dataset[start : start + batch_size][0] for start in starts)
     mu, log_var = zip(*map(model.encode, batches), strict=True)
     return torch.cat(mu).cpu(), torch.cat(log_var).cpu()
 

@@ -25,13 +25,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from checkpoints import atomic_write, printable
+from checkpoints import UserError, atomic_write, printable
 from training import (
     FLOWERS_ROOT,
     MNIST_ROOT,
     PROJECT,
     HelpFormatter,
-    UserError,
     add_output_flag,
     average,
     epoch_line,

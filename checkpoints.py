@@ -180,27 +180,31 @@ def check_types(found: dict, expected: dict) -> None:
             raise ValueError(f"it has no {name}, or not of the type {kind.__name__}")
 
 
-def check_like(found, expected, may_differ: bool = False) -> None:
-    """Raise ValueError unless `found`, of a stranger's file, is what `expected` can become in a training: the same
-    entries of the same types, tensors that lie in memory alike, and the same values but of the entries in CHANGING."""
+def take_over(found, expected, may_differ: bool = False):
+    """`found`, of a stranger's file, with its tensors laid out in memory as those of `expected`.
+
+    Raises ValueError unless it is what `expected` can become in a training: the same entries of the same types, tensors
+    of the same shapes, and the same values but of the entries in CHANGING. PyTorch's own loading takes any shape and
+    layout, and its fused optimizers trust them.
+    """
     if type(found) is not type(expected):
         raise ValueError(f"expected a {type(expected).__name__}, found a {type(found).__name__}")
     if isinstance(expected, dict):
         if found.keys() != expected.keys():
             raise ValueError(f"expected the entries {list(expected)}, found others")
-        for name in expected:
-            check_like(found[name], expected[name], may_differ or name in CHANGING)
-    elif isinstance(expected, (list, tuple)):
+        return {name: take_over(found[name], expected[name], may_differ or name in CHANGING) for name in expected}
+    if isinstance(expected, (list, tuple)):
         if len(found) != len(expected):
             raise ValueError(f"expected {len(expected)} entries, found {len(found)}")
-        for pair in zip(found, expected, strict=True):
-            check_like(*pair, may_differ)
-    elif hasattr(expected, "stride"):  # PyTorch's own loading takes any shape, and its fused optimizers trust it
-        shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in (found, expected)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"expected a tensor of shape {tuple(shapes[1][0])}, found {tuple(shapes[0][0])}")
-    elif found != expected and not (may_differ and math.isfinite(found)):
+        return type(expected)(take_over(*pair, may_differ) for pair in zip(found, expected, strict=True))
+    if hasattr(expected, "dtype"):
+        kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (expected, found)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(f"expected a tensor of {kinds[0]}, found one of {kinds[1]}")
+        return expected.clone().copy_(found)
+    if found != expected and not (may_differ and math.isfinite(found)):
         raise ValueError(f"expected {expected}, found {found}")
+    return found
 
 
 def _check_plain(value):

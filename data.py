@@ -22,9 +22,10 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
+from checkpoints import UserError, printable
 from parallel import RANK, WORLD_SIZE, from_rank_0
 from synthetic import FLOWER_CLASSES, make_digits, make_flowers
-from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT, UserError, printable
+from training import FLOWERS_ROOT, MNIST_ROOT, PROJECT
 
 VALID_FRACTION = 0.2
 SHARE = 8  # images that a thread decodes at a time
@@ -259,16 +260,18 @@ def _read_idx(read, path):
 
 
 def _loaders(train, valid, batch_size):
-    """Of the images that fall to this process."""
-    if len(valid) < WORLD_SIZE:
-        raise UserError(f"{WORLD_SIZE} processes cannot share {len(valid)} validation images: start fewer")
+    """Loaders of the images that fall to this process."""
+    if min(len(train), len(valid)) < WORLD_SIZE:
+        raise UserError(
+            f"{WORLD_SIZE} processes cannot share {len(train)} training and {len(valid)} validation images: start fewer"
+        )
     in_order = range(RANK, len(valid), WORLD_SIZE)
     return _loader(train, batch_size, _Shuffled(train)), _loader(valid, max(batch_size, VALID_BATCH), in_order)
 
 
 class _Shuffled(RandomSampler):
-    """A new order each epoch, drawn by rank 0, of which every process takes every WORLD_SIZE-th index, as many as the
-    others: so their batches together are those of a single process."""
+    """A new order each epoch, drawn by rank 0, of which each process takes every WORLD_SIZE-th index: so their batches
+    together are those of a single process. All take as many, up to WORLD_SIZE - 1 images are left out of an epoch."""
 
     def __iter__(self):
         order = from_rank_0(list(super().__iter__()))

@@ -12,13 +12,12 @@ import argparse
 import math
 import sys
 
-from checkpoints import check_like
+from checkpoints import UserError, take_over
 from parallel import RANK, join, rank_0_first
 from training import (
     MNIST_HELP,
     MNIST_ROOT,
     HelpFormatter,
-    UserError,
     add_data_flags,
     add_torch_flags,
     add_training_flags,
@@ -147,7 +146,7 @@ def train(args, loaders, gif: bool) -> list[dict]:
     losses = Losses(args.recon, args.beta)
 
     def inputs(images, labels):
-        return (images.to(args.device), labels.to(args.device))[: 2 if args.model == "CVAE" else 1]
+        return (images, labels)[: 2 if args.model == "CVAE" else 1]
 
     def measure(outputs, images):
         if args.model == "AE":
@@ -190,9 +189,8 @@ class Film:
             if "film" not in saved:
                 raise ValueError("it was not filmed; leave out --gif or --resume")
             frame = self.model.decode(*self.latents).cpu()
-            check_like(saved["film"], [frame] * len(saved["history"]))
             load_state(saved)
-            self.frames = saved["film"]
+            self.frames = take_over(saved["film"], [frame] * len(saved["history"]))
 
         return filmed_train_step, valid_step, lambda: {**state(), "film": self.frames}, filmed_load_state
 
@@ -211,11 +209,9 @@ def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> N
 
     trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
     latents = f"{model.encoder.mu.out_features} latents"
-    losses, title = (
-        args.output_root / "vis" / f"loss_MNIST_{args.model}.png",
-        f"{args.model}, {latents}, on {trained_on}",
-    )
-    plot_losses(checkpoint["history"], losses, title, unit_of(args.model, settings))
+    path = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
+    title = f"{args.model}, {latents}, on {trained_on}"
+    plot_losses(checkpoint["history"], path, title, unit_of(args.model, settings))
     name = f"{name_model(checkpoint)}, {latents}"
     stand_in = test_set.info["name"] == "synthetic digits"
     if args.data == "auto" and stand_in and trained_on != test_set.info["name"]:
@@ -291,7 +287,8 @@ def main(argv=None):
     args.device = str(join(pick_device(args.device)))
     from visualization import load_model
 
-    trained = load_model(f"MNIST_{args.model}", args.output_root) if figures_only else None
+    name = f"MNIST_{args.model}"
+    trained = load_model(name, args.output_root) if figures_only else None
     from data import create_mnist_dataloaders, describe  # after the flags: PyTorch takes a second to load
 
     with rank_0_first():  # it may have to download them
@@ -299,12 +296,10 @@ def main(argv=None):
     if not figures_only:
         log(f"Data: {describe(*loaders)}")
         history = train(args, loaders, gif)
-        if RANK:
-            return history
-        trained = load_model(f"MNIST_{args.model}", args.output_root)
-    model, checkpoint = trained
-    draw(args, model, checkpoint, loaders[1].dataset, labels)
-    return checkpoint["history"]
+    if RANK == 0:
+        model, checkpoint = trained or load_model(name, args.output_root)
+        draw(args, model, checkpoint, loaders[1].dataset, labels)
+    return trained[1]["history"] if figures_only else history
 
 
 if __name__ == "__main__":

@@ -12,21 +12,28 @@ from contextlib import contextmanager
 
 from checkpoints import UserError
 
-RANK, WORLD_SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
+RANK, WORLD_SIZE = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
 
 
 def join(device):
-    """Meet the other processes; returns the torch.device of this one: a GPU of its own, where there are GPUs."""
+    """Meet the other processes; returns the torch.device of this one: a GPU of its own, where there are GPUs.
+
+    Raises UserError where there are fewer of them than processes.
+    """
     if WORLD_SIZE == 1:
         return device
     import torch
 
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= gpus:
+            raise UserError(f"this is process {number + 1} of this machine, which has {gpus} GPUs; use --device cpu")
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
         raise UserError(f"several processes train on CPUs or on CUDA, not on {device.type}: use --device cpu")
-    torch.distributed.init_process_group()  # gloo between CPUs, nccl between GPUs
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     atexit.register(torch.distributed.destroy_process_group)
     return device
 
@@ -64,7 +71,7 @@ def from_rank_0(value):
 
 @contextmanager
 def rank_0_first():
-    """What one process leaves behind for the others, as a download, is done by rank 0 before they begin."""
+    """What one process leaves on the disk for the others, as a download, is done by rank 0 before they begin."""
     if RANK:
         from_rank_0(None)
     yield

@@ -137,7 +137,7 @@ def make_steps(args, model, optimizer, scheduler, device):
     layout = memory_format(device)
 
     def inputs(images, labels):
-        return (images.to(device, memory_format=layout),)
+        return (images.contiguous(memory_format=layout),)
 
     return torch_steps(args, model, inputs, partial(measure, beta=args.beta), optimizer, scheduler)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from checkpoints import UserError, check_like, hold, load_checkpoint, printable, save_checkpoint
+from checkpoints import UserError, hold, load_checkpoint, printable, save_checkpoint, take_over
 from parallel import RANK, WORLD_SIZE, add_up, average_gradients, from_rank_0
 
 PROJECT = Path(__file__).resolve().parent
@@ -26,6 +26,7 @@ FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a s
 FLOWERS_HELP = f"one sub-folder of images a class, instead of {FLOWERS_ROOT}"
 MNIST_HELP = f"folder that holds MNIST/raw/, instead of {MNIST_ROOT}"
 MOST = 10_000_000  # that a flag may ask for, of anything
+ANOTHER_ENDED = "closed by peer|reset by peer|Broken pipe|[Tt]imed out|remote process"  # in what PyTorch raises then
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
 
 
@@ -146,6 +147,7 @@ def run_script(main) -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that the terminal lacks
     signal.signal(signal.SIGTERM, _terminate)
+    of_process = f" in process {RANK} of {WORLD_SIZE}" if WORLD_SIZE > 1 else ""
     if RANK:
         warnings.simplefilter("ignore")  # rank 0 warns
     try:
@@ -154,16 +156,17 @@ def run_script(main) -> None:
     except BrokenPipeError:
         _close_stdout()
     except (UserError, OSError) as error:
-        sys.exit(f"error: {printable(error)}")
+        sys.exit(f"error{of_process}: {printable(error)}")
     except (MemoryError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        if WORLD_SIZE > 1 and "peer" in reason:
-            sys.exit("error: another process of this training has ended, and it cannot go on alone")
+        if WORLD_SIZE > 1 and re.search(ANOTHER_ENDED, str(error)):
+            sys.exit(f"error{of_process}: another process of this training has ended, and it cannot go on alone")
         if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
             raise
-        sys.exit(f"error: not enough memory, use smaller batches or images, or --device cpu ({reason})")
+        sys.exit(f"error{of_process}: not enough memory, use smaller batches or images, or --device cpu ({reason})")
     except KeyboardInterrupt as stop:
-        print(stop.args[0] if stop.args else "stopped", file=sys.stderr)
+        if RANK == 0:
+            print(stop.args[0] if stop.args else "stopped", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
 
 
@@ -196,12 +199,12 @@ def _close_stdout():
 
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed NumPy and PyTorch for one epoch. Every epoch starts from its own seed, so that
-    a resumed run draws the same numbers as one that was never stopped; and so does every process."""
+    a resumed run draws the same numbers as one that was never stopped, and every process its own."""
     import torch
 
     torch.ones(1).exp()  # MKL's vector functions choose their code in the first call; two threads can choose apart
-    numbers = [seed, epoch, RANK] if RANK else [seed, epoch]
-    mixed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    torch.backends.cudnn.deterministic = True  # as on the CPU, the same numbers in each run
+    mixed = int(np.random.SeedSequence([seed, epoch, RANK]).generate_state(1)[0])
     np.random.seed(mixed)
     torch.manual_seed(mixed)
 
@@ -243,11 +246,12 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler):
                 parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
             optimizer.zero_grad()
-        check_like(state["optimizer"], optimizer.state_dict())
-        check_like(state["scheduler"], scheduler.state_dict())
+        schedule = take_over(state["scheduler"], scheduler.state_dict())
+        if schedule["last_epoch"] != state["steps"]:
+            raise ValueError(f"its schedule is at step {schedule['last_epoch']}, expected {state['steps']}")
+        optimizer.load_state_dict(take_over(state["optimizer"], optimizer.state_dict()))
+        scheduler.load_state_dict(schedule)
         model.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
 
     return train_step, valid_step, state, load_state
 
@@ -262,7 +266,8 @@ def fit(
     loaders: one of (images, labels) to train on, one to validate on.
     train_step(images, labels, epoch) takes one optimizer step -> {"loss": mean over the batch before it, ...}.
     valid_step(images, labels) -> the same, without a step.
-    state() -> {"state_dict": weights, and all else that the next step depends on}; load_state(that dict).
+    state() -> {"state_dict": weights, and all else that the next step depends on}; load_state(that dict, and steps:
+    how many were taken).
     summary(checkpoint of the best epoch) -> lines for the log before its last one.
     Returns the history, one dict an epoch: epoch, train_loss, valid_loss, ...
     Raises UserError where a loss is not finite, or where --resume does not fit.
@@ -281,10 +286,12 @@ def fit(
         save_checkpoint(last_path, now)
 
     shown = [f"{k} {v}" for k, v in vars(args).items() if k not in ("output_root", "resume") and v is not None]
+    if from_rank_0(about["data"]) != about["data"]:
+        raise UserError("this process finds other images than the first one: all need the same")
     with nullcontext() if RANK else hold(folder, about["model"]), _how_to_go_on(history):
         log(f"Settings: {', '.join(shown)}")
         if args.resume:
-            history += _resume(last_path, best_path, about["settings"], load_state)
+            history += _resume(last_path, best_path, about["settings"], load_state, len(train_loader))
         if not history:
             save(history)  # from now on --resume means this run
         batches = (args.epochs - len(history)) * (len(train_loader) + len(valid_loader))
@@ -312,7 +319,7 @@ def _how_to_go_on(history):
         yield
     except KeyboardInterrupt as stop:
         after = f"after epoch {len(history)}" if history else "from the beginning"
-        stop.args = (f"stopped in epoch {len(history) + 1}; the same command with --resume goes on {after}",)
+        stop.args = (f"stopped; the same command with --resume goes on {after}",)
         raise
 
 
@@ -409,13 +416,13 @@ def _check_same_run(best, last, best_path):
         raise UserError(f"cannot resume: {best_path} is of another run. Leave out --resume")
 
 
-def _resume(path, best_path, settings, load_state):
+def _resume(path, best_path, settings, load_state, steps_per_epoch):
     """Load the last state, log its epochs again, and return its history, or [] where there is none."""
     last = from_rank_0(None if RANK else _load_last(path, best_path, settings))
     if last is None:
         return []
     try:
-        load_state(last)
+        load_state({**last, "steps": len(last["history"]) * steps_per_epoch})
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None

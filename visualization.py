@@ -13,12 +13,11 @@ from functools import partial
 
 import numpy as np
 
-from checkpoints import atomic_write, check_types, load_checkpoint
+from checkpoints import UserError, atomic_write, check_types, load_checkpoint
 from training import (
     FLOWERS_ROOT,
     PROJECT,
     HelpFormatter,
-    UserError,
     add_data_flags,
     run_script,
 )

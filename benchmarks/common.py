@@ -31,7 +31,7 @@ def matmul_peak(size: int = 1024, repeats: int = 20) -> float:
 
 def run_to(target: float, command: list) -> dict:
     """Run a training as a process: seconds until a line of its log has a validation loss of at most `target`, the
-    epoch and the loss there, seconds until its end, and its peak memory in MiB (without its workers')."""
+    epoch and the loss there, seconds until its end, and the peak memory in MiB (of the largest of its processes)."""
     started, reached = time.perf_counter(), {}
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for line in process.stdout:
@@ -55,13 +55,15 @@ def compare_runs(title: str, target: float, ways: dict[str, list], turns: int) -
         median = statistics.median(result["seconds"] for result in results)
         ratio = statistics.median(a["seconds"] / b["seconds"] for a, b in zip(results, first, strict=True))
         last = results[-1]
-        there = f"epoch {last['epoch']}, {last['loss']:.4g}; {last['whole']:.1f} s and {last['peak']:.0f} MiB in all"
+        whole = f"{last['whole']:.1f} s and {last['peak']:.0f} MiB in all, last turn"
+        there = f"epoch {last['epoch']}, {last['loss']:.4g}; {whole}"
         rows.append((f"{name}: {there}", f"{median:.1f} s to {target:g}", f"{ratio:.2f}", ""))
     record(title, rows)
 
 
 def record(title: str, rows: list[tuple[str, str, str, str]]) -> None:
-    """Print (what, median, ratio, times the arithmetic) and append them to the table at the end of README.md."""
+    """Print (what, median, time over the first, time over the arithmetic) and append them to the table at the end of
+    README.md."""
     import torch
 
     day = datetime.date.today().isoformat()

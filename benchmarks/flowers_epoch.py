@@ -25,7 +25,7 @@ def epoch_of(model_name: str, *flags: str, root=FLOWERS_ROOT):
     """A function that trains and validates for one epoch, with the script's flags."""
     args = train_script.parse_args(["--model", model_name, "--epochs", "1000", *flags])
     height, width = args.image_size
-    loaders = create_flower_dataloaders(args.batch_size, root, width, height, mirror=True)
+    loaders = create_flower_dataloaders(args.batch_size, root, width, height, "real", mirror=True)
     seed_everything(args.seed)
     model = MODELS[model_name](args.encoding_dim, height, width)
     model.to(memory_format=train_script.memory_format(CPU))

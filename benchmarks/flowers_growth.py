@@ -3,7 +3,8 @@
     python benchmarks/flowers_growth.py --model VAE
 
 Each measurement is a process of its own, which reports the faster of two epochs (training and validation) after a
-warm-up. One thing changes at a time; the exponent is the slope of a line through the logarithms.
+warm-up, and how far its peak memory is above that after the imports. One thing changes at a time; the exponent is the
+slope of a line through the logarithms.
 """
 
 import argparse
@@ -30,19 +31,25 @@ SWEEPS = {
 
 def links(folder: Path, times: int) -> Path:
     """A folder that names every photograph so many times."""
-    for photograph in (PROJECT / FLOWERS_ROOT).resolve().rglob("*.jpg"):
+    for photograph in filter(Path.is_file, (PROJECT / FLOWERS_ROOT).resolve().rglob("*")):
         (folder / photograph.parent.name).mkdir(exist_ok=True)
         for number in range(times):
-            (folder / photograph.parent.name / f"{photograph.stem} {number}.jpg").symlink_to(photograph)
+            (folder / photograph.parent.name / f"{number} {photograph.name}").symlink_to(photograph)
     return folder
 
 
 def measure(model: str, root: str, flags: list[str]) -> None:
-    """Print [seconds of an epoch, peak memory in MiB] of this process."""
+    """Print [seconds of an epoch, peak memory in MiB above that before it] of this process."""
+    before = peak()
     epoch = flowers_epoch.epoch_of(model, *flags, root=root)
     epoch()
     seconds = min(common.seconds_of(epoch) for _ in range(2))
-    print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    print(json.dumps([seconds, peak() - before]))
+
+
+def peak() -> float:
+    """The most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def sweep(model: str, flag: str, value: int) -> tuple[float, float]:
@@ -51,7 +58,7 @@ def sweep(model: str, flag: str, value: int) -> tuple[float, float]:
         root = links(Path(folder), value if flag == "--times" else 1)
         flags = [] if flag == "--times" else [flag, str(value)]
         command = [sys.executable, __file__, "--model", model, "--measure", str(root), *flags]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def main(argv=None):

@@ -21,7 +21,7 @@ def measure(make):
     """(seconds to the first training batch, seconds of an epoch after it) for make() -> loaders."""
     loaders = []
     first = common.seconds_of(lambda: loaders.append(make()[0]) or next(iter(loaders[0])))
-    sum(len(images) for images, _ in loaders[0])  # starts the workers that stay
+    sum(len(images) for images, _ in loaders[0])  # warm up
     return first, common.seconds_of(lambda: sum(len(images) for images, _ in loaders[0]))
 
 
@@ -32,7 +32,7 @@ def main(argv=None):
     turns = parser.parse_args(argv).turns
     args = train_script.parse_args(["--model", "AE"])
     ways = {
-        "ours": lambda: create_flower_dataloaders(args.batch_size, mirror=True),
+        "ours": lambda: create_flower_dataloaders(args.batch_size, data="real", mirror=True),
         "ImageFolder": lambda: flowers_training.usual_loaders(args, workers=0),
         "ImageFolder, 2 workers": lambda: flowers_training.usual_loaders(args, workers=2),
     }

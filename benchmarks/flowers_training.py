@@ -84,7 +84,8 @@ def main(argv=None):
         usual_way(train_script.parse_args(["--model", args.model]), args.usual)
         return
     with tempfile.TemporaryDirectory() as folder:
-        script = [sys.executable, PROJECT / "train_script.py", "--model", args.model, "--output-root", folder]
+        script = [sys.executable, PROJECT / "train_script.py", "--model", args.model, "--data", "real"]
+        script += ["--output-root", folder]
         usual = [sys.executable, __file__, "--model", args.model, "--usual"]
         ways = {
             "train_script.py": script,

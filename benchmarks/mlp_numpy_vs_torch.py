@@ -15,7 +15,7 @@ import common
 import torch
 
 from autograd import MSE, Linear
-from data import create_flower_dataloaders, describe
+from data import create_flower_dataloaders
 from MLPAE_train_script import build_autoencoder, flatten, initialise
 from training import positive_int, seed_everything
 
@@ -80,11 +80,10 @@ def main(argv=None):
     parser.add_argument("--turns", type=positive_int, default=15)
     args = parser.parse_args(argv)
     seed_everything(0)
-    loaders = create_flower_dataloaders(args.batch_size)
+    loaders = create_flower_dataloaders(args.batch_size, data="real")
     batches = [images for images, _ in loaders[0] if len(images) == args.batch_size]
     model = build_autoencoder(24, 24)
     initialise(model, loaders[0].dataset.images.numpy().mean(axis=0).ravel() / 255)
-    print("Data:", describe(*loaders))
 
     lr = 1.0
     ours = numpy_step(model, lr), [flatten(images) for images in batches]

@@ -78,7 +78,8 @@ def main(argv=None):
         usual_example()
         return
     with tempfile.TemporaryDirectory() as folder:
-        ours = [sys.executable, PROJECT / "main.py", "--model", "VAE", "--output-root", folder]
+        ours = [sys.executable, PROJECT / "main.py", "--model", "VAE", "--data", "real"]
+        ours += ["--output-root", folder]
         ways = {
             f"main.py --epochs {OUR_EPOCHS}": [*ours, "--epochs", OUR_EPOCHS],
             "main.py, 10 epochs": ours,

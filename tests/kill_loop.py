@@ -79,14 +79,15 @@ def check(folder):
 
 
 def compare(folder, other):
-    """The last states are the same, bit for bit."""
-    paths = list(folder.glob("LastModel_*.p??"))
-    assert len(paths) == 1, paths
-    one, two = (load_checkpoint(path, made_by="test") for path in (paths[0], other / paths[0].name))
-    different = [(a, b) for a, b in zip(one["history"], two["history"], strict=True) if a != b]
-    assert not different, f"{len(different)} epochs differ, the first: {different[0]}"
-    weights = [flat(checkpoint["state_dict"]) for checkpoint in (one, two)]
-    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    """The best and the last states are the same, bit for bit."""
+    paths = sorted(folder.glob("[BL]*Model_*.p??"))
+    assert [path.name[:4] for path in paths] == ["Best", "Last"], paths
+    for path in paths:
+        one, two = (load_checkpoint(file, made_by="test") for file in (path, other / path.name))
+        different = [(a, b) for a, b in zip(one["history"], two["history"], strict=True) if a != b]
+        assert not different, f"{len(different)} epochs differ, the first: {different[0]}"
+        weights = [flat(checkpoint["state_dict"]) for checkpoint in (one, two)]
+        assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def flat(weights):

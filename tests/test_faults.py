@@ -70,14 +70,12 @@ def test_a_stop_says_how_to_go_on_and_resume_does(name, signal_, status, flags, 
     process.send_signal(signal_)
     sent = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - sent < 20
     assert process.returncode == status
     suffix = ".pkl" if name == "MLPAE" else ".pth"
     done = len(load_checkpoint(tmp_path / "models" / f"LastModel_{name}{suffix}", made_by="test")["history"])
     assert done >= 2
-    stops = {
-        f"stopped in epoch {n + 1}; the same command with --resume goes on after epoch {n}" for n in (done - 1, done)
-    }
+    stops = {f"stopped; the same command with --resume goes on after epoch {n}" for n in (done - 1, done)}
     assert errors.splitlines()[-1] in stops
     assert len(errors.splitlines()) == 1
 

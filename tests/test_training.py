@@ -354,7 +354,7 @@ def test_how_a_script_ends(capsys):
     assert "\n" not in of_a_gpu
     with pytest.raises(RuntimeError, match="illegal memory access"):  # a mistake of ours
         fails(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    assert fails(KeyboardInterrupt("stopped in epoch 3")) == 128 + signal.SIGINT
+    assert fails(KeyboardInterrupt("stopped after epoch 3")) == 128 + signal.SIGINT
     assert fails(Terminated()) == 128 + signal.SIGTERM
-    assert capsys.readouterr().err == "stopped in epoch 3\nstopped\n"
+    assert capsys.readouterr().err == "stopped after epoch 3\nstopped\n"
     assert run_script(lambda: None) is None
