@@ -275,7 +275,6 @@ def fit(
     folder, started, history = args.output_root / "models", time.perf_counter(), []
     best_path, last_path = (folder / f"{kind}Model_{about['model']}{suffix}" for kind in ("Best", "Last"))
     about = {**about, "seed": args.seed, "settings": _settings(args, about)}
-    train_loader, valid_loader = loaders
 
     def save(history):
         if RANK:
@@ -291,18 +290,13 @@ def fit(
     with nullcontext() if RANK else hold(folder, about["model"]), _how_to_go_on(history):
         log(f"Settings: {', '.join(shown)}")
         if args.resume:
-            history += _resume(last_path, best_path, about["settings"], load_state, len(train_loader))
+            history += _resume(last_path, best_path, about["settings"], load_state, len(loaders[0]))
         if not history:
             save(history)  # from now on --resume means this run
-        batches = (args.epochs - len(history)) * (len(train_loader) + len(valid_loader))
+        batches = (args.epochs - len(history)) * sum(map(len, loaders))
         with tqdm(total=batches, unit="batch", disable=RANK > 0 or None, dynamic_ncols=True) as bar:
             while len(history) < args.epochs and _stale(history) < args.patience:
-                epoch = len(history) + 1
-                seed_everything(args.seed, epoch)
-                train = average(partial(train_step, epoch=epoch), train_loader, f"epoch {epoch}, training", bar)
-                seed_everything(args.seed)  # the same draws in every validation, so that its losses compare
-                valid = average(valid_step, valid_loader, f"epoch {epoch}, validation", bar)
-                row = _row(epoch, train, valid)
+                row = _epoch(args.seed, len(history) + 1, loaders, train_step, valid_step, bar)
                 save([*history, row])
                 history.append(row)
                 log(epoch_line(history))
@@ -354,8 +348,12 @@ def average(step, loader, where: str, bar) -> dict:
     return {name: total / samples for name, total in zip(totals, sums, strict=True)}
 
 
-def _row(epoch, train, valid):
-    """A row of the history, in the order of the log."""
+def _epoch(seed, epoch, loaders, train_step, valid_step, bar):
+    """Train and validate; returns a row of the history, in the order of the log."""
+    seed_everything(seed, epoch)
+    train = average(partial(train_step, epoch=epoch), loaders[0], f"epoch {epoch}, training", bar)
+    seed_everything(seed)  # the same draws in every validation, so that its losses compare
+    valid = average(valid_step, loaders[1], f"epoch {epoch}, validation", bar)
     row = {"epoch": epoch}
     for name in train:
         row |= {f"train_{name}": train[name], f"valid_{name}": valid[name]}
