@@ -285,6 +285,7 @@ def fit(
         save_checkpoint(last_path, now)
 
     shown = [f"{k} {v}" for k, v in vars(args).items() if k not in ("output_root", "resume") and v is not None]
+    shown += [f"processes {WORLD_SIZE}"] if WORLD_SIZE > 1 else []
     if from_rank_0(about["data"]) != about["data"]:
         raise UserError("this process finds other images than the first one: all need the same")
     with nullcontext() if RANK else hold(folder, about["model"]), _how_to_go_on(history):
@@ -425,7 +426,8 @@ def _resume(path, best_path, settings, load_state, steps_per_epoch):
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot resume {path}: it lacks what training goes on from ({reason})") from None
     if RANK == 0:
-        print(f"resumed after epoch {len(last['history'])} of {path}", file=sys.stderr)
+        where = f"after epoch {len(last['history'])}" if last["history"] else "at the beginning"
+        print(f"resumed {where} of {path}", file=sys.stderr)
     for epoch in range(len(last["history"])):
         log(epoch_line(last["history"][: epoch + 1]))
     return last["history"]
