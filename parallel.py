@@ -6,8 +6,8 @@ torchrun starts the processes and tells each its rank; PyTorch averages their gr
 process, its rank is 0, and what is here hands back what it gets.
 """
 
-import atexit
 import os
+import sys
 from contextlib import contextmanager
 
 from checkpoints import UserError
@@ -34,8 +34,24 @@ def join(device):
     elif device.type != "cpu":
         raise UserError(f"several processes train on CPUs or on CUDA, not on {device.type}: use --device cpu")
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    atexit.register(torch.distributed.destroy_process_group)
     return device
+
+
+def leave() -> None:
+    """Wait until rank 0 is done, and end this process, without what Python does at its end.
+
+    DistributedDataParallel keeps gloo's threads alive, also after `destroy_process_group`, and one that asks for the
+    interpreter when it is gone aborts the process: one training of many would end with an error after its last line.
+    """
+    if WORLD_SIZE == 1:
+        return
+    import torch
+
+    if torch.distributed.is_initialized():  # other scripts do not join
+        from_rank_0(None)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def average_gradients(model):

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from checkpoints import UserError, hold, load_checkpoint, printable, save_checkpoint, take_over
-from parallel import RANK, WORLD_SIZE, add_up, average_gradients, from_rank_0
+from parallel import RANK, WORLD_SIZE, add_up, average_gradients, from_rank_0, leave
 
 PROJECT = Path(__file__).resolve().parent
 FLOWERS_ROOT, MNIST_ROOT = "./flowers", "./mnist"  # below PROJECT, wherever a script is called from
@@ -153,6 +153,7 @@ def run_script(main) -> None:
     try:
         main()
         sys.stdout.flush()
+        leave()
     except BrokenPipeError:
         _close_stdout()
     except (UserError, OSError) as error:
