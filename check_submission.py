@@ -175,7 +175,7 @@ def check_model(name: str, root: Path, find_images, measured: dict):
     """Yield the rows of a model, and put its losses into measured[name]: {"train": {unit: value}, "valid": ...}."""
     import Autoencoder
     import MLPAE_train_script
-    from visualization import load_model, name_model, script_of
+    from trained import load_model, name_model, script_of
 
     task, file = TASKS[name], f"BestModel_{name}{'.pkl' if name == 'MLPAE' else '.pth'}"
     try:

@@ -205,7 +205,8 @@ class Film:
 
 def draw(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> None:
     """Every picture of a trained model."""
-    from visualization import name_model, name_source, plot_losses
+    from trained import name_model, name_source
+    from visualization import plot_losses
 
     trained_on, settings = checkpoint["data"]["name"], checkpoint["settings"]
     latents = f"{model.encoder.mu.out_features} latents"
@@ -285,7 +286,7 @@ def main(argv=None):
     args = parse_args(argv)
     figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
     args.device = str(join(pick_device(args.device)))
-    from visualization import load_model
+    from trained import load_model
 
     name = f"MNIST_{args.model}"
     trained = load_model(name, args.output_root) if figures_only else None

@@ -9,32 +9,29 @@ checkpoint alone. The only file that imports matplotlib; no display is needed.
 import argparse
 import io
 import sys
-from functools import partial
 
 import numpy as np
 
-from checkpoints import UserError, atomic_write, check_types, load_checkpoint
-from training import (
-    FLOWERS_ROOT,
-    PROJECT,
-    HelpFormatter,
-    add_data_flags,
-    run_script,
-)
+from checkpoints import atomic_write
+from trained import load_reconstruction, name_model, name_source
+from training import FLOWERS_ROOT, HelpFormatter, add_data_flags, run_script
 
 COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
+BESIDE = 8  # images a row beside a histogram
 BATCH = 256  # images to reconstruct at once
 LOSS_UNIT = {
     "MLPAE": "mean squared error",
     "AE": "mean squared error",
     "VAE": "squared errors + KL, sum over 16 images",
+    "DDPM": "mean squared error of v",
+    "GAN": "energy distance",
+    "Classifier": "cross-entropy, nats per image",
 }
 
 
 def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, path, title: str) -> None:
     """Blocks of two rows, originals above reconstructions; both (N, 3, H, W) or (N, 1, H, W) in [0, 1]."""
-    pairs = zip(_split(originals, COLUMNS), _split(reconstructions, COLUMNS), strict=True)
-    rows = [row for pair in pairs for row in pair]
+    rows = _pair(originals, reconstructions, COLUMNS)
     _save(_draw_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2)), path, title)
 
 
@@ -67,16 +64,47 @@ def plot_latent_space(points: np.ndarray, labels: np.ndarray, path, title: str, 
     _save(figure, path, title)
 
 
+def plot_samplers(points: dict, rows: list[np.ndarray], labels: list[str], path, title: str) -> None:
+    """Where latent vectors lie, {name: their two principal components (N, 2)}, beside rows of images (n, 3, H, W) that
+    became of them; labels: one for each row."""
+    figure, (left, right) = _figure(13, 4.5, columns=2)
+    for name, where in points.items():
+        left.scatter(*where.T, s=6, linewidths=0, label=name)
+    left.set(xlabel="principal component 1", ylabel="principal component 2", title="latent vectors")
+    left.legend()
+    _show_grid(right, rows, labels)
+    right.set_title("the decoder's pictures of them")
+    figure.suptitle(title)
+    _save(figure, path, title)
+
+
+def plot_nearest(images: np.ndarray, nearest: np.ndarray, distances, usual, path, title: str) -> None:
+    """Blocks of two rows, images above the nearest training images, both (N, 3, H, W), and beside them how far such
+    images are away: distances (M,), and those of held-out photographs, usual (N,)."""
+    figure, (left, right) = _figure(13, 4.5, columns=2)
+    rows = _pair(images, nearest, BESIDE)
+    _show_grid(left, rows, ["picture", "nearest"] * (len(rows) // 2))
+    bins = np.histogram_bin_edges(np.concatenate([distances, usual]), 30)
+    for name, values in (("pictures", distances), ("held-out photographs", usual)):
+        right.hist(values, bins, density=True, alpha=0.5, label=name)
+    right.set(xlabel="distance to the nearest training image", ylabel="density")
+    right.legend()
+    figure.suptitle(title)
+    _save(figure, path, title)
+
+
 def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
-    """The train and validation loss of each epoch, on a logarithmic scale, and where the best one is."""
+    """The train and validation loss of each epoch, on a logarithmic scale if all are above 0, and where the best is."""
     from matplotlib.ticker import AutoLocator, NullLocator
 
     figure, axes = _figure(7, 4.5)
     epochs = [row["epoch"] for row in history]
     losses = [row[name] for row in history for name in ("train_loss", "valid_loss")]
     best = min(history, key=lambda row: row["valid_loss"])
-    axes.semilogy(epochs, [row["train_loss"] for row in history], ".-", label="train")
-    axes.semilogy(epochs, [row["valid_loss"] for row in history], ".-", label="validation")
+    if min(losses) > 0:  # a GAN's may not be
+        axes.set_yscale("log")
+    axes.plot(epochs, [row["train_loss"] for row in history], ".-", label="train")
+    axes.plot(epochs, [row["valid_loss"] for row in history], ".-", label="validation")
     label = f"best: {best['valid_loss']:.4g} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
     axes.set(title=title, xlabel="epoch", ylabel=unit)
@@ -85,7 +113,7 @@ def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
         axes.yaxis.set_major_locator(AutoLocator())
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(lambda loss, _: f"{loss:g}" if f"{loss:e}"[0] in "25" else "")  # all have no room
     axes.grid(which="both", alpha=0.3)
     axes.legend()
     _save(figure, path, title)
@@ -127,13 +155,25 @@ def _split(images, columns):
     return [images[start : start + columns] for start in range(0, len(images), columns)]
 
 
+def _pair(above, below, columns):
+    """Rows of the one and of the other in turn."""
+    return [row for pair in zip(_split(above, columns), _split(below, columns), strict=True) for row in pair]
+
+
 def _draw_grid(rows, title, labels=None):
     columns, (height, width) = max(map(len, rows)), rows[0].shape[2:]
     cell = 0.8 * min(1, COLUMNS / columns)  # inches an image is wide
     margin = 1.4 if labels else 0
     header = 0.7 + 0.2 * max(0, title.count("\n") - 1)
     figure, axes = _figure(max(7, margin + cell * columns), header + cell * len(rows) * height / width)
-    axes.imshow(_grid(rows, columns), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _show_grid(axes, rows, labels)
+    axes.set_title(title)
+    return figure
+
+
+def _show_grid(axes, rows, labels=None):
+    height = rows[0].shape[2]
+    axes.imshow(_grid(rows, max(map(len, rows))), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     if labels:
         axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)
     else:
@@ -141,8 +181,6 @@ def _draw_grid(rows, title, labels=None):
     axes.set_xticks([])
     axes.set_frame_on(False)
     axes.tick_params(length=0)
-    axes.set_title(title)
-    return figure
 
 
 def _save(figure, path, title):
@@ -162,100 +200,12 @@ def _grid(rows, columns):
     return canvas
 
 
-def script_of(name: str) -> str:
-    """The command that trains a model."""
-    if name == "MLPAE":
-        return "MLPAE_train_script.py"
-    return f"{'main' if name.startswith('MNIST_') else 'train_script'}.py --model {name.removeprefix('MNIST_')}"
-
-
-def load_model(name: str, output_root):
-    """(model, checkpoint) of the best model of that name: MLPAE (a Graph), AE, VAE, MNIST_AE, MNIST_VAE or MNIST_CVAE
-    (on the CPU). Raises UserError."""
-    if name == "MLPAE":
-        return _rebuild(name, output_root, ".pkl", _build_mlpae)
-    if name.startswith("MNIST_"):
-        from model import build_model
-
-        make = partial(build_model, name.removeprefix("MNIST_"))
-    else:
-        from VarAutoencoder import MODELS
-
-        make = MODELS[name]
-
-    def build(checkpoint):
-        import torch
-
-        with torch.device("meta"):  # without memory, however large a stranger's file says that its layers are
-            model = make(**checkpoint["config"])
-        weights = {name: weight.float().contiguous() for name, weight in checkpoint["state_dict"].items()}
-        model.load_state_dict(weights, assign=True)
-        return model
-
-    return _rebuild(name, output_root, ".pth", build)
-
-
-def _build_mlpae(checkpoint):
-    from MLPAE_train_script import build_autoencoder, set_weights
-
-    height, width = checkpoint["config"]["image_size"]
-    if checkpoint["state_dict"]["encoder"][0].shape != (256, 3 * height * width):  # before there is memory for as many
-        raise ValueError(f"its layers are not for images of {height}x{width}")
-    model = build_autoencoder(height, width)
-    set_weights(model, checkpoint["state_dict"])
-    return model
-
-
-def _rebuild(name, output_root, suffix, build):
-    """(build(checkpoint), checkpoint) of the best model of that name."""
-    elsewhere = "" if output_root == PROJECT else f' --output-root "{output_root}"'
-    path, made_by = output_root / "models" / f"BestModel_{name}{suffix}", f"`python {script_of(name)}{elsewhere}`"
-    checkpoint = load_checkpoint(path, made_by)
-    if checkpoint["model"] != name or "epoch" not in checkpoint:
-        found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
-        raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
-    try:
-        check_types(checkpoint["data"], {"name": str, "image_size": list, "fingerprint": str})
-        _check_use(checkpoint)
-        return build(checkpoint), checkpoint
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} does not describe the model {name} ({reason}); make it anew with {made_by}") from None
-
-
-def _check_use(checkpoint):
-    """Raise ValueError, or KeyError, where pictures of the model could not be drawn, or not in as much memory as it."""
-    config, data, settings = (checkpoint[name] for name in ("config", "data", "settings"))
-    if checkpoint["model"].startswith("MNIST_"):
-        check_types(settings, {"recon": str, "beta": type(None) if checkpoint["model"] == "MNIST_AE" else float})
-        return
-    size = config.get("image_size") or [config["img_height"], config["img_width"]]
-    if data["image_size"] != size or not isinstance(data["split_seed"], int) or data["split_seed"] < 0:
-        raise ValueError("what it says of its data does not fit")
-
-
-def load_reconstruction(name: str, output_root):
-    """(reconstruct, checkpoint) of a flower model; reconstruct maps a tensor (B, 3, H, W) to an array."""
-    model, checkpoint = load_model(name, output_root)
-    if name == "MLPAE":
-        from MLPAE_train_script import flatten
-
-        return lambda images: model.forward(flatten(images)).reshape(images.shape), checkpoint
-    import torch
-
-    @torch.inference_mode()
-    def reconstruct(images):
-        return model.reconstruct(images).numpy()
-
-    return reconstruct, checkpoint
-
-
 def main(argv=None):
     """Draw the reconstructions of both splits, and the losses; returns the mean squared error of each split."""
     parser = argparse.ArgumentParser(
         description="Show what a trained model reconstructs.", formatter_class=HelpFormatter
     )
-    parser.add_argument("--model", choices=list(LOSS_UNIT), required=True, help="whose checkpoint to show")
+    parser.add_argument("--model", choices=["MLPAE", "AE", "VAE"], required=True, help="whose checkpoint to show")
     add_data_flags(parser)
     args = parser.parse_args(argv)
     reconstruct, checkpoint = load_reconstruction(args.model, args.output_root)
@@ -278,23 +228,6 @@ def main(argv=None):
     title = f"{args.model} on {trained['name']}"
     plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
     return errors
-
-
-def name_model(checkpoint: dict) -> str:
-    """What titles call a trained model. It tells one run's pictures from another's."""
-    name, loss = checkpoint["model"].removeprefix("MNIST_"), checkpoint["valid_loss"]
-    return f"{name}, epoch {checkpoint['epoch']}, validation loss {loss:.6g}"
-
-
-def name_source(shown: dict, checkpoint: dict) -> str:
-    """What a title calls the images shown, with a note where the model was trained on others."""
-    trained = checkpoint["data"]
-    if shown["fingerprint"] == trained["fingerprint"]:
-        return shown["name"]
-    print(
-        f"note: these are not the images that {checkpoint['model']} was trained on: {trained['name']}", file=sys.stderr
-    )
-    return f"{shown['name']}\n(not the images it was trained on: {trained['name']})"
 
 
 def compare(reconstruct, dataset):

@@ -20,8 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from data import create_mnist_dataloaders
 from model import MODELS
+from trained import load_model
 from training import PROJECT, seed_everything
-from visualization import load_model
 
 COUNT, SURE = 10_000, 0.95
 

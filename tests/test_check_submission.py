@@ -26,6 +26,7 @@ import model
 import visualization
 from Autoencoder import Autoencoder
 from check_submission import TASKS, pack, pictures
+from trained import load_model
 from training import PROJECT, UserError, epoch_line, last_line, load_checkpoint, save_checkpoint
 
 
@@ -380,7 +381,7 @@ def test_an_ae_must_beat_the_perceptron(tmp_path):
     weights_of(root, "MLPAE").unlink()
     assert check(root, "AE") == {"both losses": "those of MLPAE could not be computed"}
     shutil.copy(weights_of(PROJECT, "VAE"), weights_of(root, "VAE"))
-    vae, _ = visualization.load_model("VAE", root)
+    vae, _ = load_model("VAE", root)
 
     def blurred(checkpoint):  # the VAE's layers fit, and its pictures are worse than the perceptron's
         checkpoint["state_dict"] = {k: v for k, v in vae.state_dict().items() if not k.startswith("log_var")}
@@ -493,7 +494,7 @@ def test_the_ledger_of_the_flowers(report):
     found = report["ledger"]
     (_, valid), of = data.create_flower_dataloaders(256, data="real"), found["AE"]["valid"]
     images = valid.dataset[:][0]
-    ae, checkpoint = visualization.load_model("AE", PROJECT)
+    ae, checkpoint = load_model("AE", PROJECT)
     with torch.no_grad():
         errors = (ae(images) - images).double().square()
     assert of["recon/pixel"] == pytest.approx(errors.mean().item(), rel=1e-5)
@@ -501,7 +502,7 @@ def test_the_ledger_of_the_flowers(report):
     assert of["recon x 16"] == pytest.approx(16 * errors.sum().item() / len(images), rel=1e-5)
     assert (of["KL"], of["bits/dim"]) == (None, None)
     assert of["the log's"] == pytest.approx(checkpoint["valid_loss"], rel=1e-5)
-    of, (_, checkpoint) = found["VAE"]["valid"], visualization.load_model("VAE", PROJECT)
+    of, (_, checkpoint) = found["VAE"]["valid"], load_model("VAE", PROJECT)
     assert of["recon"] == pytest.approx(checkpoint["valid_recon"], rel=1e-2)
     assert of["KL"] == pytest.approx(checkpoint["valid_kl"], rel=1e-4)
     assert of["sum x 16"] == pytest.approx(of["the log's"])

@@ -13,6 +13,7 @@ import train_script
 import visualization
 from Autoencoder import Autoencoder
 from data import create_flower_dataloaders
+from trained import load_model, name_model
 from training import UserError, load_checkpoint, save_checkpoint
 from VarAutoencoder import MODELS, VAE_loss_function, VarAutoencoder, kl_divergence
 
@@ -59,7 +60,7 @@ def test_the_vae_loss_is_stated_for_16_images_whatever_the_batch(tiny_flowers, t
     flags = ["--model", "VAE", "--epochs", 1, "--image-size", 8, "--data-root", tiny_flowers, "--output-root", tmp_path]
     for size in (5, 16, 48):
         (row,), _ = train(*flags, "--batch-size", size, "--lr", 1e-12, "--beta", 2)  # stays where it starts
-        model, _ = visualization.load_model("VAE", tmp_path)
+        model, _ = load_model("VAE", tmp_path)
         images = create_flower_dataloaders(16, str(tiny_flowers), 8, 8)[1].dataset[:][0]
         with torch.no_grad():
             mu, log_var = model.encode(images)
@@ -79,7 +80,7 @@ def test_a_model_answers_bit_for_bit_as_the_one_that_was_saved(tmp_path):
         checkpoint = {"model": model.name, "config": config, **about, "history": [row], **row}
         path = tmp_path / "models" / f"BestModel_{model.name}.pth"
         save_checkpoint(path, {**checkpoint, "state_dict": model.state_dict()})
-        loaded, found = visualization.load_model(model.name, tmp_path)
+        loaded, found = load_model(model.name, tmp_path)
         x = torch.rand(4, 3, 12, 16)
         assert torch.equal(loaded.reconstruct(x), model.reconstruct(x))
         assert found["config"] == config
@@ -114,7 +115,7 @@ def test_the_pictures_are_rebuilt_from_the_checkpoint_alone(trained, tiny_flower
     errors = visualization.main(["--model", name, "--data-root", str(tiny_flowers), "--output-root", str(root)])
     if name == "AE":
         assert errors["valid"] == pytest.approx(min(row["valid_loss"] for row in history), abs=1e-6)
-    assert titles[1].startswith(f"{visualization.name_model(best(root, name))}: valid split of flowers\n")
+    assert titles[1].startswith(f"{name_model(best(root, name))}: valid split of flowers\n")
     assert ("mean of q(z|x)" in titles[1]) == (name == "VAE")
     for file in ("train", "valid", "loss"):
         assert_picture(root / "vis" / f"{file}_{name}.png")
@@ -145,7 +146,7 @@ def test_random_pictures_need_the_checkpoint_alone(trained, tmp_path):
 
 def test_random_latents_are_from_the_standard_normal(trained, monkeypatch):
     name, root, _, _ = trained
-    model, checkpoint = visualization.load_model(name, root)
+    model, checkpoint = load_model(name, root)
     model.decoder = torch.nn.Identity()
     monkeypatch.setattr(random_generation, "load_model", lambda *_: (model, checkpoint))
     monkeypatch.setattr(random_generation, "plot_samples", lambda *_: None)

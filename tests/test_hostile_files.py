@@ -19,6 +19,7 @@ from hypothesis.extra.numpy import array_shapes
 import train_script
 import visualization
 from autograd import MSE, Graph, Linear, ReLU, Sigmoid
+from trained import load_model
 from training import PROJECT, UserError, epoch_line, load_checkpoint, save_checkpoint
 
 ROW = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25}
@@ -164,7 +165,7 @@ def test_layers_larger_than_the_file_are_never_built(tmp_path):
         save_checkpoint(tmp_path / "models" / f"BestModel_{name}{suffix}", {**checkpoint, "config": config})
         started = time.monotonic()
         with pytest.raises(UserError, match=f"does not describe the model {name}"):
-            visualization.load_model(name, tmp_path)
+            load_model(name, tmp_path)
         assert time.monotonic() - started < 5
 
 

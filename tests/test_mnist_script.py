@@ -15,8 +15,8 @@ from data import create_mnist_dataloaders
 from main import Losses
 from model import MODELS
 from synthetic import make_digits
+from trained import load_model
 from training import UserError, seed_everything
-from visualization import load_model
 
 PICTURES = {
     "AE": {"loss_MNIST_AE.png", "mnist_AE_reconstruction.png", "mnist_AE_latent.png", "mnist_AE_samples.png"},
@@ -200,7 +200,7 @@ def test_pictures_of_other_data_say_so(trained, tmp_path, monkeypatch, shown, ti
         checkpoint["data"] = {**checkpoint["data"], "name": "synthetic digits", "fingerprint": "other"}
         return model, checkpoint
 
-    monkeypatch.setattr("visualization.load_model", trained_elsewhere)
+    monkeypatch.setattr("trained.load_model", trained_elsewhere)
     run("--model", name, "--figures-only", "--data-root", tiny_mnist, "--output-root", tmp_path)
     *_, title = shown[f"mnist_{name}_reconstruction.png"]
     assert "test images of MNIST-like images\n(not the images it was trained on: synthetic digits)" in title
