@@ -22,7 +22,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, encoding_dim: int = AE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__()
-        self.image_shape = (3, img_height, img_width)
+        self.image_shape, self.encoding_dim = (3, img_height, img_width), encoding_dim
         self.encoder = build_encoder(encoding_dim, img_height, img_width)
         self.decoder = build_decoder(encoding_dim, img_height, img_width)
 
@@ -58,7 +58,7 @@ def describe_layers(model: Autoencoder) -> str:
 
 def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
     """Images (B, 3, H, W) -> latent vectors (B, encoding_dim)."""
-    height, width = _quarter(img_height, img_width)
+    height, width = quarter(img_height, img_width)
     encoder = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),
         nn.MaxPool2d(2),
@@ -80,7 +80,7 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
 
 def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
     """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
-    height, width = _quarter(img_height, img_width)
+    height, width = quarter(img_height, img_width)
     decoder = nn.Sequential(
         nn.Linear(encoding_dim, 128 * height * width),
         nn.Unflatten(1, (128, height, width)),
@@ -120,7 +120,8 @@ def initialise(stack: nn.Sequential, last_gain: float) -> None:
         layer.bias.zero_()
 
 
-def _quarter(img_height, img_width):
+def quarter(img_height: int, img_width: int) -> tuple[int, int]:
+    """Height and width after two halvings. Raises ValueError where they are not multiples of 4."""
     if min(img_height, img_width) < 4 or img_height % 4 or img_width % 4:
         size = f"{img_height}x{img_width}"
         raise ValueError(f"expected a height and a width that are multiples of 4, for two halvings, found {size}")

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 ENTRIES = {"model": str, "config": dict, "data": dict, "settings": dict, "history": list, "state_dict": dict}
-WEIGHTS = ("state_dict", "optimizer", "scheduler", "film")  # entries that hold arrays or tensors
+WEIGHTS = ("state_dict", "in_training", "optimizer", "scheduler", "film")  # entries that hold arrays or tensors
 MOST_VALUES = 1_000_000  # in the others; a run of 10,000 epochs has 100,000
 MOST_LETTERS = 1000  # of a name in them
 # what a training changes in an optimizer's and a scheduler's state beside tensors
@@ -127,7 +127,8 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
         checkpoint = _read_arrays(data) if path.suffix == ".pkl" else _read_tensors(data)
         _check(checkpoint)
         if path.suffix == ".pth":
-            _check_tensors(checkpoint["state_dict"].values(), len(data))
+            for name in ("state_dict", "in_training"):
+                _check_tensors(checkpoint.get(name, {}).values(), len(data))
     except Exception as error:  # a damaged file can make the readers raise almost anything
         reason = printable(str(error).partition("\n")[0].partition(". ")[0])[:MOST_LETTERS]
         problem = f"is not a readable checkpoint of this project ({type(error).__name__}: {reason})"

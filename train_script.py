@@ -1,6 +1,8 @@
-"""Train the convolutional autoencoder (AE) or the variational autoencoder (VAE) on the flowers.
+"""Train a model on the flowers: the convolutional autoencoder (AE), the variational one (VAE), the diffusion model
+(DDPM), the generative adversarial network (GAN), or the classifier of species that scores what they draw.
 
     python train_script.py --model VAE > ./log/train_VAE.txt
+    python train_script.py --model DDPM > ./log/train_DDPM.txt       # also: GAN, Classifier
     python train_script.py --model AE --optimizer sgd --epochs 60    # the coursework's first experiment
     python train_script.py --model VAE --resume                      # goes on after a stop
     torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8    # two processes; see parallel.py
@@ -34,13 +36,24 @@ from training import (
 
 VAE_UNIT = 16  # the coursework states the VAE's loss as the sum over a batch of 16, whatever --batch-size is
 COLLAPSED_KL = 0.1  # nats per image below which the VAE's latent vector says next to nothing
+GENERATORS = ("DDPM", "GAN")
+AVERAGE_DECAY = 0.999  # these are validated and saved as averages of their weights, over about a thousand steps
+DEFAULTS = {  # of flags, for each --model
+    "AE": {"epochs": 15, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
+    "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
+    "GAN": {"epochs": 160, "patience": 160, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
+    "DDPM": {"epochs": 250, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None},
+    "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
+}
 
 
 def parse_args(argv=None):
     """The defaults reach the coursework's targets; some of them hang on --model or --optimizer."""
-    parser = argparse.ArgumentParser(description="Train AE or VAE on the flowers.", formatter_class=HelpFormatter)
-    parser.add_argument("--model", choices=["AE", "VAE"], required=True, help="which one to train")
-    add_model_flags(parser.add_argument_group("model"))
+    parser = argparse.ArgumentParser(description="Train a model on the flowers.", formatter_class=HelpFormatter)
+    parser.add_argument("--model", choices=list(DEFAULTS), required=True, help="which one to train")
+    defaults = {flag: {model: row[flag] for model, row in DEFAULTS.items()} for flag in DEFAULTS["AE"]}
+    encoding_dim = defaults.pop("encoding_dim")
+    add_model_flags(parser.add_argument_group("model"), encoding_dim)
     group = parser.add_argument_group("optimizer")
     group.add_argument(
         "--optimizer", choices=["sgd", "momentum", "adam"], default="adam", help="sgd is plain, adam is AdamW"
@@ -51,24 +64,30 @@ def parse_args(argv=None):
         default={"sgd": "step", "momentum": "one-cycle", "adam": "one-cycle"},
         help=f"of the learning rate; step: x {LR_DECAY} every {LR_DECAY_EVERY} epochs",
     )
-    lr = {"sgd": 1.0, "momentum": 1.0, "adam": 2e-3}
-    add_training_flags(parser, epochs={"AE": 15, "VAE": 20}, batch_size=16, lr=lr, patience=20)
+    defaults["lr"] |= {"sgd": 1.0, "momentum": 1.0}
+    add_training_flags(parser, **defaults)
     add_torch_flags(parser)
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    choose_defaults(parser, args, "model", ["epochs"])
-    choose_defaults(parser, args, "optimizer", ["schedule", "lr"])
+    choose_defaults(parser, args, "optimizer", ["schedule", *(["lr"] if args.optimizer != "adam" else [])])
+    choose_defaults(parser, args, "model", list(DEFAULTS["AE"]))
     if len(args.image_size) > 2:
         parser.error("argument --image-size: expected one number, or height and width")
-    if args.model == "AE" and args.beta != 1:
-        parser.error("argument --beta: AE has no KL to weigh")
+    if args.model != "VAE" and args.beta != 1:
+        parser.error(f"argument --beta: {args.model} has no KL to weigh")
+    if args.optimizer != "adam" and args.model not in ("AE", "VAE"):
+        parser.error(f"argument --optimizer: {args.model} is trained with adam")
+    if args.encoding_dim and not encoding_dim[args.model]:
+        parser.error(f"argument --encoding-dim: {args.model} has no latent vector")
     args.image_size = (args.image_size * 2)[:2]
     return args
 
 
-def add_model_flags(group) -> None:
-    """--encoding-dim, --image-size and --beta."""
-    group.add_argument("--encoding-dim", metavar="N", type=positive_int, default=64, help="length of the latent vector")
+def add_model_flags(group, encoding_dim: dict) -> None:
+    """--encoding-dim, with its defaults, --image-size and --beta."""
+    group.add_argument(
+        "--encoding-dim", metavar="N", type=positive_int, default=encoding_dim, help="length of the latent vector"
+    )
     group.add_argument(
         "--image-size",
         metavar="N",
@@ -92,19 +111,22 @@ def build_optimizer(args, parameters, steps_per_epoch: int):
     """(optimizer, scheduler); the scheduler goes one step on with every batch.
 
     one-cycle (Smith & Topin 2018) raises the learning rate from lr / 25 to lr in the first 30 % of the steps and
-    lowers it to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and rises again.
+    lowers it to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and rises again. The GAN
+    has no momentum.
     """
     from torch.optim import SGD, AdamW
     from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
     if args.optimizer == "adam":
-        optimizer = AdamW(parameters, args.lr, betas=(0.9, 0.99), weight_decay=0.2, fused=True)
+        weight_decay = 0.01 if args.model in GENERATORS else 0.2
+        beta1 = 0.0 if args.model == "GAN" else 0.9  # gradients of a game change as the other player moves
+        optimizer = AdamW(parameters, args.lr, betas=(beta1, 0.99), weight_decay=weight_decay, fused=True)
     else:
         momentum = 0.9 if args.optimizer == "momentum" else 0.0
         optimizer = SGD(parameters, args.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
     if args.schedule == "step":
         return optimizer, StepLR(optimizer, LR_DECAY_EVERY * steps_per_epoch, LR_DECAY)
-    steps, cycle_momentum = args.epochs * steps_per_epoch, args.optimizer != "sgd"
+    steps, cycle_momentum = args.epochs * steps_per_epoch, args.optimizer != "sgd" and args.model != "GAN"
     return optimizer, OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=cycle_momentum)
 
 
@@ -134,12 +156,17 @@ def measure(outputs, images, beta: float = 1.0):
 
 def make_steps(args, model, optimizer, scheduler, device):
     """(train_step, valid_step, state, load_state), as `fit` takes them."""
-    layout = memory_format(device)
+    layout, average_decay = memory_format(device), None
+    autoencoder = args.model in ("AE", "VAE")
+    if args.model in GENERATORS:
+        average_decay = AVERAGE_DECAY
 
     def inputs(images, labels):
-        return (images.contiguous(memory_format=layout),)
+        images = images.contiguous(memory_format=layout)
+        return (images,) if autoencoder else (images, labels)
 
-    return torch_steps(args, model, inputs, partial(measure, beta=args.beta), optimizer, scheduler)
+    measured = partial(measure, beta=args.beta) if autoencoder else model.measure
+    return torch_steps(args, model, inputs, measured, optimizer, scheduler, average_decay)
 
 
 def describe_parts(best: dict) -> str:
@@ -149,8 +176,9 @@ def describe_parts(best: dict) -> str:
 
 def diagnose(model, dataset, best: dict, path) -> list[str]:
     """What the latent vector of the best VAE carries: lines for the log, and a picture at `path`."""
+    from trained import name_model
     from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, encode_all
-    from visualization import name_model, plot_latents
+    from visualization import plot_latents
 
     model.load_state_dict(best["state_dict"])
     mu, log_var = encode_all(model, dataset)
@@ -164,11 +192,29 @@ def diagnose(model, dataset, best: dict, path) -> list[str]:
     return lines
 
 
+def build_model(args, dataset):
+    """(the model, its config) as the flags ask for it, on its device; dataset: the photographs to train on."""
+    import torch
+
+    from trained import flower_model
+
+    height, width = args.image_size
+    config = {"encoding_dim": args.encoding_dim} if args.encoding_dim else {"classes": len(dataset.info["classes"])}
+    config |= {"img_height": height, "img_width": width}
+    model = flower_model(args.model)(**config)
+    if args.model == "DDPM":
+        model.share.copy_(torch.bincount(dataset.labels, minlength=config["classes"]) / len(dataset))
+    image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
+    layers = f"{image} -> {args.encoding_dim} -> {image}" if args.model in ("AE", "VAE") else image
+    log(f"Model: {args.model}, {layers}, {parameters:,} parameters")
+    device = torch.device(args.device)
+    return model.to(device, memory_format=memory_format(device)), config
+
+
 def main(argv=None):
     """Train; returns the history."""
     args = parse_args(argv)
     from data import create_flower_dataloaders, describe  # after the flags: PyTorch takes a second to load
-    from VarAutoencoder import MODELS
     from visualization import LOSS_UNIT, plot_losses
 
     device = join(pick_device(args.device))
@@ -183,10 +229,7 @@ def main(argv=None):
         loader.dataset.to(device)
 
     seed_everything(args.seed)
-    config = {"encoding_dim": args.encoding_dim, "img_height": height, "img_width": width}
-    model = MODELS[args.model](**config).to(device, memory_format=memory_format(device))
-    image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
-    log(f"Model: {args.model}, {image} -> {args.encoding_dim} -> {image}, {parameters:,} parameters")
+    model, config = build_model(args, loaders[0].dataset)
     optimizer, scheduler = build_optimizer(args, model.parameters(), len(loaders[0]))
 
     def summary(best):

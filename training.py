@@ -62,7 +62,7 @@ def add_output_flag(parser) -> None:
     )
 
 
-def add_training_flags(parser: argparse.ArgumentParser, *, epochs, batch_size: int, lr, patience: int) -> None:
+def add_training_flags(parser: argparse.ArgumentParser, *, epochs, batch_size, lr, patience) -> None:
     """The flags of `fit` with a script's own defaults; a dict is one that hangs on another flag (`choose_defaults`)."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", metavar="N", type=positive_int, default=epochs, help="most epochs to train")
@@ -210,16 +210,22 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
     torch.manual_seed(mixed)
 
 
-def torch_steps(args, model, inputs, measure, optimizer, scheduler):
+def torch_steps(args, model, inputs, measure, optimizer, scheduler, average_decay: float | None = None):
     """(train_step, valid_step, state, load_state) of a PyTorch model, as `fit` takes them.
 
     inputs(images, labels) -> what the model is called with, on its device, the images first.
     measure(outputs, images) -> (the loss to minimise, what the log says of it: {"loss": ..., ...}).
     The scheduler goes one step on with every batch.
+    average_decay: where given, what is validated and saved is the exponential moving average of the weights, of which
+    each step keeps this share.
     """
     import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    in_training = average_gradients(model)
+    in_training, averaged, kept = average_gradients(model), None, model
+    if average_decay:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
+        kept = averaged.module
 
     def train_step(images, labels, epoch):
         batch = inputs(images, labels)
@@ -230,16 +236,19 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler):
         loss.backward()
         optimizer.step()
         scheduler.step()
+        if averaged:
+            averaged.update_parameters(model)
         return metrics
 
     @torch.no_grad()
     def valid_step(images, labels):
         batch = inputs(images, labels)
-        return measure(model(*batch), batch[0])[1]
+        return measure(kept(*batch), batch[0])[1]
 
     def state():
-        weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # to open without a GPU
-        return {"state_dict": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        weights = {name: weight.cpu() for name, weight in kept.state_dict().items()}  # to open without a GPU
+        saved = {"state_dict": weights, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+        return {**saved, "in_training": model.state_dict()} if averaged else saved
 
     def load_state(state):
         if state["optimizer"]["state"]:  # a step makes tensors of the right shapes; the weights are loaded afterwards
@@ -252,7 +261,10 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler):
             raise ValueError(f"its schedule is at step {schedule['last_epoch']}, expected {state['steps']}")
         optimizer.load_state_dict(take_over(state["optimizer"], optimizer.state_dict()))
         scheduler.load_state_dict(schedule)
-        model.load_state_dict(state["state_dict"])
+        kept.load_state_dict(state["state_dict"])
+        if averaged:
+            model.load_state_dict(take_over(state["in_training"], model.state_dict()))
+            averaged.n_averaged.fill_(state["steps"])
 
     return train_step, valid_step, state, load_state
 

@@ -1,4 +1,4 @@
-"""How far an epoch of the flowers' AE or VAE is from its arithmetic, and how its time grows with the images' size.
+"""How far an epoch of a model of the flowers is from its arithmetic, and how its time grows with the images' size.
 
     python benchmarks/flowers_epoch.py --model VAE --sizes 24 48 96
 
@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_script
 from data import create_flower_dataloaders
 from training import FLOWERS_ROOT, positive_int, seed_everything
-from VarAutoencoder import MODELS
 
 CPU = torch.device("cpu")
 
@@ -24,11 +23,10 @@ CPU = torch.device("cpu")
 def epoch_of(model_name: str, *flags: str, root=FLOWERS_ROOT):
     """A function that trains and validates for one epoch, with the script's flags."""
     args = train_script.parse_args(["--model", model_name, "--epochs", "1000", *flags])
-    height, width = args.image_size
+    (height, width), args.device = args.image_size, "cpu"
     loaders = create_flower_dataloaders(args.batch_size, root, width, height, "real", mirror=True)
     seed_everything(args.seed)
-    model = MODELS[model_name](args.encoding_dim, height, width)
-    model.to(memory_format=train_script.memory_format(CPU))
+    model, _ = train_script.build_model(args, loaders[0].dataset)
     optimizer, scheduler = train_script.build_optimizer(args, model.parameters(), len(loaders[0]))
     train_step, valid_step, *_ = train_script.make_steps(args, model, optimizer, scheduler, CPU)
 
@@ -44,11 +42,12 @@ def epoch_of(model_name: str, *flags: str, root=FLOWERS_ROOT):
 def main(argv=None):
     """Write two rows for each image size."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", choices=["AE", "VAE"], default="AE")
+    parser.add_argument("--model", choices=list(train_script.DEFAULTS), default="AE")
     parser.add_argument("--sizes", type=train_script.multiple_of_4, nargs="+", default=[24])
-    parser.add_argument("--batch-size", type=positive_int, default=16)
+    parser.add_argument("--batch-size", type=positive_int, help="default: the script's")
     parser.add_argument("--turns", type=positive_int, default=5)
     args = parser.parse_args(argv)
+    args.batch_size = args.batch_size or train_script.DEFAULTS[args.model]["batch_size"]
     rows = []
     for size in args.sizes:
         flags = ["--image-size", str(size), "--batch-size", str(args.batch_size)]

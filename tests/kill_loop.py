@@ -28,10 +28,11 @@ RUNS = {
     "MLPAE": (MLPAE_train_script.main, ["--epochs", "24", "--patience", "24"]),
     "AE": (train_script.main, ["--model", "AE", "--image-size", "8", "--epochs", "24"]),
     "VAE": (train_script.main, ["--model", "VAE", "--image-size", "8", "--epochs", "24"]),
+    "GAN": (train_script.main, ["--model", "GAN", "--image-size", "8", "--epochs", "6"]),
     "MNIST_VAE": (main.main, ["--model", "VAE", "--hidden-size", "16", "--epochs", "24"]),
 }
 
-for name in ("model", "VarAutoencoder", "torch.optim.lr_scheduler", "torch._dynamo"):
+for name in ("model", "trained", "Diffusion", "GAN", "VarAutoencoder", "torch.optim.lr_scheduler", "torch._dynamo"):
     importlib.import_module(name)
 data.import_torchvision()
 for name in ("plot_losses", "plot_latents", "plot_samples", "plot_reconstructions", "plot_latent_space"):
