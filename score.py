@@ -1,0 +1,171 @@
+"""How good generated pictures of flowers are, measured against photographs that no model was trained on.
+
+    distance, error = kernel_distance(features, features_of_held_out)       # (M, D), (N, D)
+    p = closer(distances_of_pictures, distances_of_held_out)                # are they nearer to training photographs?
+
+`score` measures the trained models in both ways, for `python random_generation.py --score`. The features are those of
+our own classifier (Classifier.py): nothing has to be downloaded, and the distances compare with no others.
+"""
+
+from functools import partial
+
+import torch
+
+from checkpoints import UserError
+from sampling import BATCH, decode, diffuse, draw_latents, encode, fit_mixture, standard_normal
+from trained import DRAWING, load_model, load_photographs, name_model
+from training import log
+from visualization import plot_nearest, plot_samples
+
+SEEDS = 3  # sets of pictures that are scored, each of as many as there are held-out photographs
+SHOWN = 10  # pictures of each model in the comparison
+COPIES = 16  # pictures of each model beside the nearest training photographs
+PHOTOGRAPHS, NOISE = "training photographs", "noise"  # the best and the worst that there can be
+
+
+def score(args) -> dict:
+    """Score --model, or all. Draws vis/nearest_<M>.png of each model and, of all, vis/generation_comparison.png.
+
+    The classifier was trained on the training photographs, and the best epochs were chosen by the held-out ones: both
+    flatter what is near to them a little. Returns {name: [(kernel distance, its standard error) for each seed]}. Raises
+    UserError where a model is missing, or was trained on other photographs.
+    """
+    classifier, checkpoint = load_model("Classifier", args.output_root)
+    training, held_out = (dataset[:][0] for dataset in load_photographs(args, checkpoint))
+    if len(held_out) < 3:
+        raise UserError(f"expected 3 or more held-out photographs to compare with, found {len(held_out)}")
+    source, vis = checkpoint["data"]["name"], args.output_root / "vis"
+    about = f"trained on {source}, seed {args.seed}"
+    log(f"Data: {source}, {len(held_out)} held-out images, compared with as many pictures for each seed")
+    log(f"Features: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of the held-out images")
+
+    seeds = [args.seed + number for number in range(SEEDS)]
+    models = generators(args, checkpoint, training, len(held_out))
+    log(f"Kernel distance to the held-out images ± standard error, mean of the seeds {', '.join(map(str, seeds))}:")
+    pictures, distances, expected = {}, {}, features(classifier, held_out)
+    for name, draw in {**references(training, held_out), **models}.items():
+        pictures[name] = [draw(seed) for seed in seeds]
+        distances[name] = [kernel_distance(features(classifier, images), expected) for images in pictures[name]]
+        each = ", ".join(f"{distance:.4f} ± {error:.4f}" for distance, error in distances[name])
+        log(f"{name}: {describe(distances[name])} ({each})")
+    log("Distance to the nearest training image, median, and p of so low ones by chance (Mann-Whitney), each seed:")
+    for name in models:
+        compare_nearest(name, pictures[name], training, held_out, vis, about)
+    if not args.model:
+        compare_all(pictures, distances, models, vis / "generation_comparison.png", about)
+    return distances
+
+
+def features(classifier, images: torch.Tensor) -> torch.Tensor:
+    """The classifier's features (N, 128) of images (N, 3, H, W)."""
+    with torch.no_grad():
+        return torch.cat([classifier.features(batch) for batch in images.split(BATCH)])
+
+
+def describe(found: list[tuple[float, float]]) -> str:
+    """The mean distance of the seeds, and the mean of their standard errors, which share the held-out photographs."""
+    distance, error = (sum(numbers) / len(found) for numbers in zip(*found, strict=True))
+    return f"{distance:.3f} ± {error:.3f}"
+
+
+def references(training, held_out) -> dict:
+    """{name: draw(seed) -> images as many as held_out}: the best and the worst that there can be."""
+
+    def photographs(seed):
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
+        return training[order[: len(held_out)]]
+
+    def noise(seed):
+        return torch.rand(held_out.shape, generator=torch.Generator().manual_seed(seed))
+
+    return {PHOTOGRAPHS: photographs, NOISE: noise}
+
+
+def generators(args, scored: dict, training, count: int) -> dict:
+    """{name: draw(seed) -> images (count, 3, H, W)} of --model, or of all models; of the AE also with a fitted prior.
+
+    scored: the classifier's checkpoint. Raises UserError where a model is missing, or was trained on other photographs.
+    """
+    found = {}
+    for name in [args.model] if args.model else DRAWING:
+        model, checkpoint = load_model(name, args.output_root)
+        if any(checkpoint["data"][of] != scored["data"][of] for of in ("fingerprint", "image_size", "split_seed")):
+            raise UserError(f"{name} and Classifier were trained on different images: train one of them anew")
+        if name == "DDPM":
+            found[name] = partial(diffuse, model, count)
+        else:
+            found[name] = partial(draw, model, standard_normal(model.encoding_dim), count)
+        if name == "AE":
+            found["AE, fitted mixture"] = partial(draw, model, fit_mixture(encode(model, training)), count)
+    return found
+
+
+def draw(model, prior, count: int, seed: int) -> torch.Tensor:
+    """Images (count, 3, H, W) of an AE, a VAE or a GAN."""
+    return decode(model, draw_latents(prior, count, seed))
+
+
+def compare_nearest(name: str, sets: list[torch.Tensor], training, held_out, vis, about: str) -> None:
+    """Log how near sets of a model's pictures, each (M, 3, H, W), are to training photographs, beside held-out ones;
+    draw it for the first set, without brightness and contrast: a pale or dark picture is near to all others."""
+    shown_to_models, lines = torch.cat([training, training.flip(-1)]), []
+    for space, vectors_of in (("pixels", lambda images: images.flatten(1)), ("standardised", standardise)):
+        near = vectors_of(shown_to_models)
+        (usual, _), *found = (nearest(vectors_of(images), near) for images in (held_out, *sets))
+        p = ", ".join(f"{closer(distances, usual):.2g}" for distances, _ in found)
+        medians = ", ".join(f"{distances.median():.3f}" for distances, _ in found)
+        lines.append(f"{space} {medians}, held-out images {usual.median():.3f}, p = {p}")
+    log(f"{name}: {'; '.join(lines)}")
+    distances, which = found[0]
+    pairs = sets[0][:COPIES].numpy(), shown_to_models[which[:COPIES]].numpy()
+    path = vis / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
+    title = f"{name}, {about}: pictures above the nearest training images, p = {closer(distances, usual):.2g}"
+    plot_nearest(*pairs, distances.numpy(), usual.numpy(), path, title)
+
+
+def compare_all(pictures: dict, distances: dict, models, path, about: str) -> None:
+    """Draw a row of pictures of each model, {name: sets (N, 3, H, W)}, and one of photographs, with their distances."""
+    names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(pictures[PHOTOGRAPHS][0]))
+    rows = torch.cat([pictures[name][0][:columns] for name in names])
+    labels = [f"{name.replace(', ', chr(10))}\n{describe(distances[name])}" for name in names]
+    plot_samples(rows.numpy(), path, f"Random pictures, {about}: kernel distance to held-out ones", columns, labels)
+
+
+def standardise(images: torch.Tensor) -> torch.Tensor:
+    """Images (N, 3, H, W) as vectors (N, 3 H W) with mean 0 and length 1."""
+    vectors = images.flatten(1) - images.mean(dim=(1, 2, 3))[:, None]
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def kernel_distance(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
+    """(distance, its standard error) between the distributions of which features x (M, D) and y (N, D) are samples.
+
+    The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, estimated without bias, so it may fall below
+    0 (Binkowski et al. 2018, section 4: the kernel Inception distance, with our features). The standard error is the
+    jackknife's, from leaving out each x and each y in turn (Efron & Stein 1981). M and N are 3 or more.
+    """
+    x, y = x.double(), y.double()
+    within_x, within_y, across = (((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    m, n = across.shape
+    of_x, of_y = (kernel.fill_diagonal_(0).sum(dim=1) for kernel in (within_x, within_y))  # (M,), (N,)
+    mean_x, mean_y, mean_across = of_x.sum() / (m * (m - 1)), of_y.sum() / (n * (n - 1)), across.mean()
+    without_x = (of_x.sum() - 2 * of_x) / ((m - 1) * (m - 2)) - 2 * (across.sum() - across.sum(1)) / ((m - 1) * n)
+    without_y = (of_y.sum() - 2 * of_y) / ((n - 1) * (n - 2)) - 2 * (across.sum() - across.sum(0)) / ((n - 1) * m)
+    variance = sum((len(part) - 1) * part.var(correction=0) for part in (without_x, without_y))
+    return (mean_x + mean_y - 2 * mean_across).item(), variance.sqrt().item()
+
+
+def nearest(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(distances, indices), each (M,), from each of x (M, D) to the nearest of y (N, D), Euclidean."""
+    return torch.cdist(x, y).min(dim=1)
+
+
+def closer(distances: torch.Tensor, others: torch.Tensor) -> float:
+    """The p-value of distances (M,) being as low as they are, were they of the distribution of the others (N,).
+
+    The one-sided test of Mann & Whitney (1947) with the normal approximation, good for M and N above 20.
+    """
+    m, n = len(distances), len(others)
+    lower = (distances[:, None] < others).double() + 0.5 * (distances[:, None] == others)
+    z = (lower.sum() - m * n / 2) / (m * n * (m + n + 1) / 12) ** 0.5
+    return torch.special.log_ndtr(-z).exp().item()
