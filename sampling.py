@@ -1,8 +1,10 @@
-"""New pictures from the trained models of the flowers, on the CPU, and the distributions of their latent vectors.
+"""New pictures from the trained models of the flowers, and the distributions that their latent vectors come from.
 
-images = decode(vae, draw_latents(standard_normal(64), count=60, seed=0))       # (60, 3, 24, 24) in [0, 1]
-images = decode(ae, draw_latents(fit_prior("gmm", codes), 60, seed=0))
-images = diffuse(ddpm, count=60, seed=0)
+    images = decode(vae, draw_latents(standard_normal(64), count=60, seed=0))       # (60, 3, 24, 24) in [0, 1]
+    images = decode(ae, draw_latents(fit_prior("gmm", codes), 60, seed=0))
+    images = diffuse(ddpm, count=60, seed=0)
+
+All on the CPU, where `load_model` puts models; the seed alone decides what is drawn.
 """
 
 import torch

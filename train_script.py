@@ -156,10 +156,8 @@ def measure(outputs, images, beta: float = 1.0):
 
 def make_steps(args, model, optimizer, scheduler, device):
     """(train_step, valid_step, state, load_state), as `fit` takes them."""
-    layout, average_decay = memory_format(device), None
-    autoencoder = args.model in ("AE", "VAE")
-    if args.model in GENERATORS:
-        average_decay = AVERAGE_DECAY
+    layout, autoencoder = memory_format(device), args.model in ("AE", "VAE")
+    average_decay = AVERAGE_DECAY if args.model in GENERATORS else None
 
     def inputs(images, labels):
         images = images.contiguous(memory_format=layout)

@@ -1,6 +1,8 @@
 """The trained models, rebuilt from their checkpoints alone.
 
-model, checkpoint = load_model("VAE", output_root)
+    model, checkpoint = load_model("VAE", output_root)
+
+The names are those of --model, with MNIST_ before main.py's.
 """
 
 import sys
