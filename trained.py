@@ -90,23 +90,25 @@ def _check_use(checkpoint):
     if checkpoint["model"].startswith("MNIST_"):
         check_types(settings, {"recon": str, "beta": type(None) if checkpoint["model"] == "MNIST_AE" else float})
         return
-    if checkpoint["model"] == "Classifier":
-        check_types(checkpoint, {"valid_accuracy": float})
     if "classes" in config:
-        check_types(data, {"classes": list})
-        if not (
-            0 < config["classes"] == len(data["classes"]) and all(isinstance(name, str) for name in data["classes"])
-        ):
-            raise ValueError("what it says of its classes does not fit")
-    if checkpoint["model"] == "DDPM":
-        share = checkpoint["state_dict"]["share"]
-        if share.min() < 0 or share.sum() <= 0:
-            raise ValueError("its classes have no shares")
+        _check_classes(checkpoint, config["classes"], data.get("classes"))
     size = config.get("image_size") or [config["img_height"], config["img_width"]]
     if not all(type(side) is int and side <= LARGEST for side in size):  # no weight of a convolution hangs on it
         raise ValueError(f"its images are {size}, expected at most {LARGEST}x{LARGEST}")
     if data["image_size"] != size or not isinstance(data["split_seed"], int) or data["split_seed"] < 0:
         raise ValueError("what it says of its data does not fit")
+
+
+def _check_classes(checkpoint, count, names):
+    """The same of what the classifier and the diffusion model need."""
+    if not isinstance(names, list) or not 0 < count == len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError("what it says of its classes does not fit")
+    if checkpoint["model"] == "Classifier":
+        check_types(checkpoint, {"valid_accuracy": float})
+    else:
+        share = checkpoint["state_dict"]["share"]
+        if share.min() < 0 or share.sum() <= 0:
+            raise ValueError("its classes have no shares")
 
 
 def load_reconstruction(name: str, output_root):

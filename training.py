@@ -222,10 +222,9 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler, average_deca
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    in_training, averaged, kept = average_gradients(model), None, model
-    if average_decay:
-        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average_decay))
-        kept = averaged.module
+    decay = get_ema_multi_avg_fn(average_decay) if average_decay else None
+    averaged = AveragedModel(model, multi_avg_fn=decay) if average_decay else None
+    in_training, kept = average_gradients(model), averaged.module if averaged else model
 
     def train_step(images, labels, epoch):
         batch = inputs(images, labels)
@@ -251,11 +250,8 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler, average_deca
         return {**saved, "in_training": model.state_dict()} if averaged else saved
 
     def load_state(state):
-        if state["optimizer"]["state"]:  # a step makes tensors of the right shapes; the weights are loaded afterwards
-            for parameter in model.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            optimizer.step()
-            optimizer.zero_grad()
+        if state["optimizer"]["state"]:
+            _make_moments(model, optimizer)
         schedule = take_over(state["scheduler"], scheduler.state_dict())
         if schedule["last_epoch"] != state["steps"]:
             raise ValueError(f"its schedule is at step {schedule['last_epoch']}, expected {state['steps']}")
@@ -267,6 +263,16 @@ def torch_steps(args, model, inputs, measure, optimizer, scheduler, average_deca
             averaged.n_averaged.fill_(state["steps"])
 
     return train_step, valid_step, state, load_state
+
+
+def _make_moments(model, optimizer):
+    """Let the optimizer make its tensors, for their shapes, in a step that the loading of a state then overwrites."""
+    import torch
+
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def fit(
