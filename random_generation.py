@@ -22,6 +22,13 @@ from visualization import plot_samplers, plot_samples
 MOST = 5000  # a picture may be 65,535 pixels high
 SAMPLERS = {"normal": "N(0, I)", "gaussian": "a fitted Gaussian", "gmm": "a fitted mixture"}
 SHOWN = 10  # pictures of each sampler side by side
+ONLY = {  # the models that a flag is for, where it is not for all
+    "temperature": ("AE", "VAE", "GAN"),
+    "sampler": ("AE", "VAE"),
+    "interpolate": ("AE", "VAE"),
+    "label": ("DDPM",),
+    "guidance": ("DDPM",),
+}
 WALKS, STEPS = 6, 10  # pairs of photographs, and pictures from one to the other
 
 
@@ -62,20 +69,16 @@ def _check(parser, args):
         parser.error(f"argument --n: {args.n} is more than one picture holds, at most {MOST}")
     if not args.model and not args.score:
         parser.error("the following arguments are required: --model")
-    if args.model not in ("AE", "VAE") and (args.sampler != "normal" or args.interpolate):
-        parser.error("argument --sampler or --interpolate: only AE and VAE encode photographs")
-    if args.model != "DDPM" and (args.label or args.guidance != 1):
-        parser.error("argument --label or --guidance: only DDPM is told the species")
-    if args.model == "DDPM" and args.temperature != 1:
-        parser.error("argument --temperature: DDPM has no latent vectors")
-    if args.score and args.interpolate:
-        parser.error("argument --interpolate: not together with --score")
-    if args.score or args.interpolate:
-        for name in ("n", "temperature", "sampler", "label", "guidance", *(["seed"] if args.interpolate else [])):
-            if getattr(args, name) != parser.get_default(name):
-                parser.error(f"argument --{name}: it is for random pictures, without --score and --interpolate")
-    elif args.sampler == "normal" and (args.data != "auto" or args.data_root):
-        parser.error("argument --data or --data-root: these pictures need no photographs")
+    given = [name for name in vars(args) if getattr(args, name) != parser.get_default(name)]
+    for name in given:
+        if args.score and name not in ("score", "model", "seed", "data", "data_root", "output_root"):
+            parser.error(f"argument --{name}: not together with --score, which draws from all models alike")
+        if args.interpolate and name in ("n", "seed", "temperature", "sampler"):
+            parser.error(f"argument --{name}: not together with --interpolate, whose pairs of photographs are fixed")
+        if args.model not in ONLY.get(name, DRAWING) and not args.score:
+            parser.error(f"argument --{name}: it is for {', '.join(ONLY[name])}, not for {args.model}")
+        if name in ("data", "data_root") and not {"score", "interpolate", "sampler"} & set(given):
+            parser.error(f"argument --{name.replace('_', '-')}: these pictures need no photographs")
 
 
 def picture(args, name: str):

@@ -34,13 +34,13 @@ def score(args) -> dict:
     training, held_out = (dataset[:][0] for dataset in load_photographs(args, checkpoint))
     if len(held_out) < 3:
         raise UserError(f"expected 3 or more held-out photographs to compare with, found {len(held_out)}")
+    models = generators(args, checkpoint, training, len(held_out))
     source, vis = checkpoint["data"]["name"], args.output_root / "vis"
     about = f"trained on {source}, seed {args.seed}"
     log(f"Data: {source}, {len(held_out)} held-out images, compared with as many pictures for each seed")
     log(f"Features: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of the held-out images")
 
     seeds = [args.seed + number for number in range(SEEDS)]
-    models = generators(args, checkpoint, training, len(held_out))
     log(f"Kernel distance to the held-out images ± standard error, mean of the seeds {', '.join(map(str, seeds))}:")
     pictures, distances, expected = {}, {}, features(classifier, held_out)
     for name, draw in {**references(training, held_out), **models}.items():
@@ -119,7 +119,8 @@ def compare_nearest(name: str, sets: list[torch.Tensor], training, held_out, vis
     distances, which = found[0]
     pairs = sets[0][:COPIES].numpy(), shown_to_models[which[:COPIES]].numpy()
     path = vis / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
-    title = f"{name}, {about}: pictures above the nearest training images, p = {closer(distances, usual):.2g}"
+    title = f"{name}, {about}: pictures above the nearest training images, brightness and contrast left aside;"
+    title += f"\nwere they no nearer than held-out photographs, distances so low had p = {closer(distances, usual):.2g}"
     plot_nearest(*pairs, distances.numpy(), usual.numpy(), path, title)
 
 
@@ -128,7 +129,8 @@ def compare_all(pictures: dict, distances: dict, models, path, about: str) -> No
     names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(pictures[PHOTOGRAPHS][0]))
     rows = torch.cat([pictures[name][0][:columns] for name in names])
     labels = [f"{name.replace(', ', chr(10))}\n{describe(distances[name])}" for name in names]
-    plot_samples(rows.numpy(), path, f"Random pictures, {about}: kernel distance to held-out ones", columns, labels)
+    title = f"Random pictures of models {about},\nand their kernel distance to held-out photographs: 0 is alike,"
+    plot_samples(rows.numpy(), path, f"{title} noise is at {describe(distances[NOISE])}", columns, labels)
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:

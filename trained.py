@@ -149,8 +149,10 @@ def load_photographs(args, checkpoint):
     from data import create_flower_dataloaders  # after the flags: PyTorch takes a second to load
 
     trained = checkpoint["data"]
-    (height, width), root = trained["image_size"], args.data_root or FLOWERS_ROOT
-    loaders = create_flower_dataloaders(1, root, width, height, args.data, trained["split_seed"])
+    (height, width), root, data = trained["image_size"], args.data_root or FLOWERS_ROOT, args.data
+    if data == "auto":  # what it was trained on, and no stand-in for that
+        data = "synthetic" if trained["name"].startswith("synthetic") and not args.data_root else "real"
+    loaders = create_flower_dataloaders(1, root, width, height, data, trained["split_seed"])
     here = loaders[0].dataset.info
     if here["fingerprint"] != trained["fingerprint"]:
         expected, found = (f"{data['name']} with the fingerprint {data['fingerprint']}" for data in (trained, here))

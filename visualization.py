@@ -1,6 +1,6 @@
 """Pictures of what a model has learnt: originals above reconstructions, and the loss curves.
 
-    python visualization.py --model MLPAE       # or AE, or VAE
+    python visualization.py --model MLPAE       # or AE, or VAE; of GAN, DDPM and Classifier the losses alone
 
 Writes vis/train_<M>.png, vis/valid_<M>.png and vis/loss_<M>.png. The model is rebuilt from its
 checkpoint alone. The only file that imports matplotlib; no display is needed.
@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from checkpoints import atomic_write
-from trained import load_reconstruction, name_model, name_source
+from trained import load_model, load_reconstruction, name_model, name_source
 from training import FLOWERS_ROOT, HelpFormatter, add_data_flags, run_script
 
 COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
@@ -68,10 +68,11 @@ def plot_samplers(points: dict, rows: list[np.ndarray], labels: list[str], path,
     """Where latent vectors lie, {name: their two principal components (N, 2)}, beside rows of images (n, 3, H, W) that
     became of them; labels: one for each row."""
     figure, (left, right) = _figure(13, 4.5, columns=2)
-    for name, where in points.items():
-        left.scatter(*where.T, s=6, linewidths=0, label=name)
+    for number, (name, where) in enumerate(points.items()):
+        look = {"s": 14, "color": f"C{number}"} if number else {"s": 5, "color": "lightgrey"}  # the photographs' first
+        left.scatter(*where.T, **look, linewidths=0, label=name)
     left.set(xlabel="principal component 1", ylabel="principal component 2", title="latent vectors")
-    left.legend()
+    figure.legend(loc="outside lower left", ncols=len(points), markerscale=2)
     _show_grid(right, rows, labels)
     right.set_title("the decoder's pictures of them")
     figure.suptitle(title)
@@ -87,7 +88,7 @@ def plot_nearest(images: np.ndarray, nearest: np.ndarray, distances, usual, path
     bins = np.histogram_bin_edges(np.concatenate([distances, usual]), 30)
     for name, values in (("pictures", distances), ("held-out photographs", usual)):
         right.hist(values, bins, density=True, alpha=0.5, label=name)
-    right.set(xlabel="distance to the nearest training image", ylabel="density")
+    right.set(xlabel="distance to the nearest training image (0: the same, √2: nothing in common)", ylabel="density")
     right.legend()
     figure.suptitle(title)
     _save(figure, path, title)
@@ -203,11 +204,22 @@ def _grid(rows, columns):
 def main(argv=None):
     """Draw the reconstructions of both splits, and the losses; returns the mean squared error of each split."""
     parser = argparse.ArgumentParser(
-        description="Show what a trained model reconstructs.", formatter_class=HelpFormatter
+        description="Show what a trained model reconstructs, and its losses.", formatter_class=HelpFormatter
     )
-    parser.add_argument("--model", choices=["MLPAE", "AE", "VAE"], required=True, help="whose checkpoint to show")
+    parser.add_argument("--model", choices=list(LOSS_UNIT), required=True, help="whose checkpoint to show")
     add_data_flags(parser)
     args = parser.parse_args(argv)
+    if args.model in ("MLPAE", "AE", "VAE"):
+        errors, checkpoint = draw_reconstructions(args)
+    else:
+        errors, checkpoint = {}, load_model(args.model, args.output_root)[1]
+    path, title = args.output_root / "vis" / f"loss_{args.model}.png", f"{args.model} on {checkpoint['data']['name']}"
+    plot_losses(checkpoint["history"], path, title, LOSS_UNIT[args.model])
+    return errors
+
+
+def draw_reconstructions(args):
+    """Of both splits; returns (the mean squared error of each, the checkpoint)."""
     reconstruct, checkpoint = load_reconstruction(args.model, args.output_root)
     from data import create_flower_dataloaders  # after the flags: PyTorch takes a second to load
 
@@ -217,17 +229,15 @@ def main(argv=None):
     loaders = create_flower_dataloaders(BATCH, root, width, height, data, trained["split_seed"])
     source = name_source(loaders[0].dataset.info, checkpoint)
 
-    errors, vis = {}, args.output_root / "vis"
+    errors = {}
     for split, loader in zip(("train", "valid"), loaders, strict=True):
         originals, reconstructions, errors[split] = compare(reconstruct, loader.dataset)
         title = f"{name_model(checkpoint)}: {split} split of {source}"
         title += f"\nmean squared error of the whole split {errors[split]:.4f}"
         title += ", drawn from the mean of q(z|x)" if args.model == "VAE" else ""
-        path = vis / f"{split}_{args.model}.png"
+        path = args.output_root / "vis" / f"{split}_{args.model}.png"
         plot_reconstructions(originals, reconstructions, path, title)
-    title = f"{args.model} on {trained['name']}"
-    plot_losses(checkpoint["history"], vis / f"loss_{args.model}.png", title, LOSS_UNIT[args.model])
-    return errors
+    return errors, checkpoint
 
 
 def compare(reconstruct, dataset):

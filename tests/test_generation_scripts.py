@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import assert_picture, assert_same_weights, logged, stopped_in_epoch
 
+import data
 import random_generation
 import score
 import train_script
+import visualization
 from sampling import draw_latents, encode, fit_prior
 from trained import load_model, load_photographs
 from training import UserError, load_checkpoint, save_checkpoint
@@ -46,6 +48,9 @@ def test_the_log_and_the_files(everything, name):
     assert all(re.fullmatch(rf"Epoch: \d, {FIELDS[name]}( \*)?", line) for line in log[3:5])
     assert re.fullmatch(rf"Best Valid Loss: {NUMBER} \(epoch \d\), saved to models/BestModel_{name}.pth", log[5])
     assert_picture(root / "vis" / f"loss_{name}.png")
+    drawn = (root / "vis" / f"loss_{name}.png").read_bytes()
+    assert visualization.main(["--model", name, "--output-root", str(root)]) == {}
+    assert (root / "vis" / f"loss_{name}.png").read_bytes() == drawn
 
 
 @pytest.mark.parametrize("name", ["GAN", "DDPM"])
@@ -268,16 +273,19 @@ def test_the_score_of_all_models(everything, tiny_flowers):
     assert alone == {name: distances[name] for name in ("training photographs", "noise", "GAN")}
 
 
-def test_the_score_wants_the_photographs_that_the_models_know(everything, tiny_flowers, tmp_path):
+def test_the_score_wants_the_photographs_that_the_models_know(everything, tiny_flowers, tmp_path, monkeypatch):
     root, _ = everything
     with pytest.raises(UserError, match="Classifier was trained on flowers with .* found synthetic flowers with .*"):
         generate(root, "--score", "--data", "synthetic")
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="flowers is not a folder: expected one with"):
+        patch.setattr(data, "PROJECT", tmp_path)
+        generate(root, "--score")  # no stand-in for the photographs that the models know
     with pytest.raises(UserError, match=r"train_script.py --model Classifier"):
         generate(tmp_path, "--score", "--data-root", tiny_flowers)
     (tmp_path / "models").mkdir()
     for name in ("Classifier", "VAE"):
-        data = (root / "models" / f"BestModel_{name}.pth").read_bytes()
-        (tmp_path / "models" / f"BestModel_{name}.pth").write_bytes(data)
+        weights = (root / "models" / f"BestModel_{name}.pth").read_bytes()
+        (tmp_path / "models" / f"BestModel_{name}.pth").write_bytes(weights)
     with pytest.raises(UserError, match=r"train_script.py --model AE"):
         generate(tmp_path, "--score", "--data-root", tiny_flowers)
     flags = ["--data-root", tiny_flowers, "--output-root", tmp_path, "--image-size", 12, "--epochs", 1]
@@ -290,16 +298,16 @@ def test_the_score_wants_the_photographs_that_the_models_know(everything, tiny_f
     ("argv", "message"),
     [
         ([], "required: --model"),
-        (["--model", "GAN", "--sampler", "gmm"], "only AE and VAE"),
-        (["--model", "DDPM", "--interpolate"], "only AE and VAE"),
-        (["--model", "VAE", "--label", "calendula"], "only DDPM"),
-        (["--model", "GAN", "--guidance", "2"], "only DDPM"),
-        (["--model", "DDPM", "--temperature", "2"], "no latent vectors"),
+        (["--model", "GAN", "--sampler", "gmm"], "for AE, VAE, not for GAN"),
+        (["--model", "DDPM", "--interpolate"], "for AE, VAE, not for DDPM"),
+        (["--model", "VAE", "--label", "calendula"], "for DDPM, not for VAE"),
+        (["--model", "GAN", "--guidance", "2"], "for DDPM, not for GAN"),
+        (["--model", "DDPM", "--temperature", "2"], "for AE, VAE, GAN, not for DDPM"),
         (["--model", "DDPM", "--n", "6000"], "at most 5000"),
-        (["--score", "--model", "DDPM", "--guidance", "2"], "--guidance: it is for random pictures"),
-        (["--score", "--n", "10"], "--n: it is for random pictures"),
-        (["--model", "VAE", "--interpolate", "--sampler", "gmm"], "--sampler: it is for random pictures"),
-        (["--model", "VAE", "--interpolate", "--score"], "not together"),
+        (["--score", "--model", "DDPM", "--guidance", "2"], "--guidance: not together with --score"),
+        (["--score", "--n", "10"], "--n: not together with --score"),
+        (["--model", "VAE", "--interpolate", "--sampler", "gmm"], "--sampler: not together with --interpolate"),
+        (["--model", "VAE", "--interpolate", "--score"], "--interpolate: not together with --score"),
         (["--model", "VAE", "--data", "synthetic"], "need no photographs"),
     ],
 )
