@@ -1,8 +1,10 @@
-"""The classifier of the flowers, whose features score generated pictures (score.py).
+"""The classifier of the flowers, whose features score generated pictures.
 
-model = Classifier(classes=3)
-logits, labels = model(images, labels)          # (B, 3, 24, 24), (B,) -> (B, 3), (B,)
-features = model.features(images)               # (B, 128)
+    model = Classifier(classes=3)
+    logits, labels = model(images, labels)          # (B, 3, 24, 24), (B,) -> (B, 3), (B,)
+    features = model.features(images)               # (B, 128)
+
+What becomes of the features stands in score.py.
 """
 
 import torch

@@ -49,8 +49,11 @@ def score(args) -> dict:
         each = ", ".join(f"{distance:.4f} ± {error:.4f}" for distance, error in distances[name])
         log(f"{name}: {describe(distances[name])} ({each})")
     log("Distance to the nearest training image, median, and p of so low ones by chance (Mann-Whitney), each seed:")
+    shown_to_models = torch.cat([training, training.flip(-1)])
+    spaces = {"pixels": lambda images: images.flatten(1), "standardised": standardise}
+    usual = {space: nearest(vectors(held_out), vectors(shown_to_models))[0] for space, vectors in spaces.items()}
     for name in models:
-        compare_nearest(name, pictures[name], training, held_out, vis, about)
+        compare_nearest(name, pictures[name], shown_to_models, spaces, usual, vis, about)
     if not args.model:
         compare_all(pictures, distances, models, vis / "generation_comparison.png", about)
     return distances
@@ -105,23 +108,25 @@ def draw(model, prior, count: int, seed: int) -> torch.Tensor:
     return decode(model, draw_latents(prior, count, seed))
 
 
-def compare_nearest(name: str, sets: list[torch.Tensor], training, held_out, vis, about: str) -> None:
-    """Log how near sets of a model's pictures, each (M, 3, H, W), are to training photographs, beside held-out ones;
-    draw it for the first set, without brightness and contrast: a pale or dark picture is near to all others."""
-    shown_to_models, lines = torch.cat([training, training.flip(-1)]), []
-    for space, vectors_of in (("pixels", lambda images: images.flatten(1)), ("standardised", standardise)):
-        near = vectors_of(shown_to_models)
-        (usual, _), *found = (nearest(vectors_of(images), near) for images in (held_out, *sets))
-        p = ", ".join(f"{closer(distances, usual):.2g}" for distances, _ in found)
+def compare_nearest(name: str, sets: list, shown_to_models, spaces: dict, usual: dict, vis, about: str) -> None:
+    """Log how near sets of a model's pictures, each (M, 3, H, W), are to the images that the models were shown, beside
+    the usual distances of held-out ones, in each of the spaces {name: what makes vectors (M, D) of images}. Draw it for
+    the first set, without brightness and contrast: a pale or dark picture is near to all others."""
+    lines = []
+    for space, vectors in spaces.items():
+        near = vectors(shown_to_models)
+        found = [nearest(vectors(images), near) for images in sets]
+        p = ", ".join(f"{closer(distances, usual[space]):.2g}" for distances, _ in found)
         medians = ", ".join(f"{distances.median():.3f}" for distances, _ in found)
-        lines.append(f"{space} {medians}, held-out images {usual.median():.3f}, p = {p}")
+        lines.append(f"{space} {medians}, held-out images {usual[space].median():.3f}, p = {p}")
     log(f"{name}: {'; '.join(lines)}")
-    distances, which = found[0]
+    (distances, which), usual_ones = found[0], usual["standardised"]
     pairs = sets[0][:COPIES].numpy(), shown_to_models[which[:COPIES]].numpy()
     path = vis / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
     title = f"{name}, {about}: pictures above the nearest training images, brightness and contrast left aside;"
-    title += f"\nwere they no nearer than held-out photographs, distances so low had p = {closer(distances, usual):.2g}"
-    plot_nearest(*pairs, distances.numpy(), usual.numpy(), path, title)
+    p = closer(distances, usual_ones)
+    title += f"\nwere they no nearer than held-out photographs, distances so low had p = {p:.2g}"
+    plot_nearest(*pairs, distances.numpy(), usual_ones.numpy(), path, title)
 
 
 def compare_all(pictures: dict, distances: dict, models, path, about: str) -> None:

@@ -87,8 +87,9 @@ def compare(folder, other):
         one, two = (load_checkpoint(file, made_by="test") for file in (path, other / path.name))
         different = [(a, b) for a, b in zip(one["history"], two["history"], strict=True) if a != b]
         assert not different, f"{len(different)} epochs differ, the first: {different[0]}"
-        weights = [flat(checkpoint["state_dict"]) for checkpoint in (one, two)]
-        assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+        for entry in ("state_dict", "in_training"):
+            weights = [flat(checkpoint.get(entry, {})) for checkpoint in (one, two)]
+            assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True)), entry
 
 
 def flat(weights):

@@ -46,11 +46,11 @@ def run(argv, **options):
 
 
 def test_kills_at_random_moments_lose_nothing(tiny_flowers, tiny_mnist, tmp_path):
-    loop = [PROJECT / "tests" / "kill_loop.py", KILLS, tmp_path, tiny_flowers, tiny_mnist, *SCRIPTS]
+    loop = [PROJECT / "tests" / "kill_loop.py", KILLS, tmp_path, tiny_flowers, tiny_mnist, *SCRIPTS, "GAN"]
     status, out, err = run([sys.executable, *map(str, loop)], env={**os.environ, "PYTHONPATH": str(PROJECT)})
     assert status == 0, err
     results = [json.loads(line) for line in out.splitlines()]
-    assert [result["model"] for result in results] == list(SCRIPTS)
+    assert [result["model"] for result in results] == [*SCRIPTS, "GAN"]
     for result in results:
         assert result["saving"] + result["running"] == KILLS
         assert result["saving"] >= 1

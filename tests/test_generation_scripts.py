@@ -295,39 +295,39 @@ def test_the_score_wants_the_photographs_that_the_models_know(everything, tiny_f
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("main", "argv", "message"),
     [
-        ([], "required: --model"),
-        (["--model", "GAN", "--sampler", "gmm"], "for AE, VAE, not for GAN"),
-        (["--model", "DDPM", "--interpolate"], "for AE, VAE, not for DDPM"),
-        (["--model", "VAE", "--label", "calendula"], "for DDPM, not for VAE"),
-        (["--model", "GAN", "--guidance", "2"], "for DDPM, not for GAN"),
-        (["--model", "DDPM", "--temperature", "2"], "for AE, VAE, GAN, not for DDPM"),
-        (["--model", "DDPM", "--n", "6000"], "at most 5000"),
-        (["--score", "--model", "DDPM", "--guidance", "2"], "--guidance: not together with --score"),
-        (["--score", "--n", "10"], "--n: not together with --score"),
-        (["--model", "VAE", "--interpolate", "--sampler", "gmm"], "--sampler: not together with --interpolate"),
-        (["--model", "VAE", "--interpolate", "--score"], "--interpolate: not together with --score"),
-        (["--model", "VAE", "--data", "synthetic"], "need no photographs"),
+        (random_generation.main, [], "required: --model"),
+        (random_generation.main, ["--model", "GAN", "--sampler", "gmm"], "for AE, VAE, not for GAN"),
+        (random_generation.main, ["--model", "DDPM", "--interpolate"], "for AE, VAE, not for DDPM"),
+        (random_generation.main, ["--model", "VAE", "--label", "calendula"], "for DDPM, not for VAE"),
+        (random_generation.main, ["--model", "GAN", "--guidance", "2"], "for DDPM, not for GAN"),
+        (random_generation.main, ["--model", "DDPM", "--temperature", "2"], "for AE, VAE, GAN, not for DDPM"),
+        (random_generation.main, ["--model", "DDPM", "--n", "6000"], "at most 5000"),
+        (
+            random_generation.main,
+            ["--score", "--model", "DDPM", "--guidance", "2"],
+            "--guidance: not together with --score",
+        ),
+        (random_generation.main, ["--score", "--n", "10"], "--n: not together with --score"),
+        (
+            random_generation.main,
+            ["--model", "VAE", "--interpolate", "--sampler", "gmm"],
+            "--sampler: not together with --interpolate",
+        ),
+        (
+            random_generation.main,
+            ["--model", "VAE", "--interpolate", "--score"],
+            "--interpolate: not together with --score",
+        ),
+        (random_generation.main, ["--model", "VAE", "--data", "synthetic"], "need no photographs"),
+        (train_script.main, ["--model", "DDPM", "--encoding-dim", "8"], "DDPM has no latent vector"),
+        (train_script.main, ["--model", "GAN", "--beta", "2"], "GAN has no KL"),
+        (train_script.main, ["--model", "GAN", "--optimizer", "sgd"], "GAN is trained with adam"),
     ],
 )
-def test_flags_that_do_not_fit_the_model_are_refused(argv, message, capsys):
+def test_flags_that_do_not_fit_the_model_are_refused(main, argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        random_generation.main(argv)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--model", "DDPM", "--encoding-dim", "8"], "DDPM has no latent vector"),
-        (["--model", "GAN", "--beta", "2"], "GAN has no KL"),
-        (["--model", "GAN", "--optimizer", "sgd"], "GAN is trained with adam"),
-    ],
-)
-def test_training_flags_that_do_not_fit_the_model_are_refused(argv, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        train_script.main(argv)
+        main(argv)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
