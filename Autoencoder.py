@@ -8,6 +8,7 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import mse_loss
 
 AE_ENCODING_DIM = 64
 
@@ -19,6 +20,7 @@ class Autoencoder(nn.Module):
     """
 
     name = "AE"
+    is_dist = has_label = False  # what the encoder answers with, and whether `forward` takes labels
 
     def __init__(self, encoding_dim: int = AE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__()
@@ -36,24 +38,30 @@ class Autoencoder(nn.Module):
         return self.decoder(self.encoder(images))
 
     def check(self, images: torch.Tensor) -> None:
-        """Refuse images of another size, which the layers might take and answer wrongly."""
+        """Refuse images of another size: the layers would take 16x12 for 12x16, and answer wrongly."""
         if images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"expected images (B, {', '.join(map(str, self.image_shape))}), found {tuple(images.shape)}"
-            )
+            raise ValueError(f"expected images (B, *{self.image_shape}), found {tuple(images.shape)}")
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
+        return self.decoder(latents)
 
-def describe_layers(model: Autoencoder) -> str:
-    """The sizes of the image, of what the ReLUs give, of the latent vector and of the reconstruction."""
-    x = torch.zeros(1, *model.image_shape)
-    sizes = [x.shape[1:]]
-    for stack in (model.encoder, model.decoder):
-        for layer in stack:
-            x = layer(x)
-            if isinstance(layer, nn.ReLU):
-                sizes.append(x.shape[1:])
-        sizes.append(x.shape[1:])
-    return " -> ".join("x".join(map(str, size)) for size in sizes)
+    def measure(self, outputs: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """(the loss to minimise, what the log says of it): the mean squared error of what `forward` returned."""
+        loss = mse_loss(outputs, images, reduction="sum")
+        return loss / images.numel(), {"loss": loss.item() / images.numel()}
+
+    def describe_layers(self) -> str:
+        """The sizes of the image, of what the ReLUs give, of the latent vector and of the reconstruction."""
+        x = torch.zeros(1, *self.image_shape)
+        sizes = [x.shape[1:]]
+        for stack in (self.encoder, self.decoder):
+            for layer in stack:
+                x = layer(x)
+                if isinstance(layer, nn.ReLU):
+                    sizes.append(x.shape[1:])
+            sizes.append(x.shape[1:])
+        return " -> ".join("x".join(map(str, size)) for size in sizes)
 
 
 def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
@@ -73,7 +81,7 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
     )
     initialise(encoder, last_gain=0.5)
     if not encoder[0].weight.is_meta:
-        with torch.no_grad():  # take mid-grey away, so that each unit is on for about half of the images
+        with torch.no_grad():  # subtract mid-grey, so that each unit is active for about half of the images
             encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
     return encoder
 
@@ -100,23 +108,23 @@ def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
 
 @torch.no_grad()
 def initialise(stack: nn.Sequential, last_gain: float) -> None:
-    """Start from layers that lose nothing: orthogonal weights (Saxe et al. 2014) in twins.
+    """Orthogonal weights (Saxe et al. 2014) in antisymmetric pairs: a network that starts linear.
 
-    Each hidden channel gets a twin with the opposite weights, and the next layer subtracts the twin:
-    relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
-    2017). Biases are zero. The gain is √2, last_gain in the last layer.
-    What each of these is worth stands in benchmarks/README.md. On the device "meta" there is nothing to do.
+    Each hidden channel is paired with one of the opposite weights, and the next layer subtracts it: relu(a) - relu(-a)
+    = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al. 2017). Biases are zero. The gain is √2,
+    last_gain in the last layer. What each of these is worth stands in benchmarks/README.md. On the device "meta" there
+    is nothing to do.
     """
     if stack[0].weight.is_meta:
         return
     layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
     for layer in layers:
-        twins_in, twins_out = layer is not layers[0], layer is not layers[-1]
+        paired_in, paired_out = layer is not layers[0], layer is not layers[-1]
         rows, columns, *kernel = layer.weight.shape
-        block = torch.empty(rows // (1 + twins_out), columns // (1 + twins_in), *kernel)
-        nn.init.orthogonal_(block, 2**0.5 if twins_out else last_gain)
-        block = torch.cat([block, -block], dim=1) if twins_in else block
-        layer.weight.copy_(torch.cat([block, -block]) if twins_out else block)
+        block = torch.empty(rows // (1 + paired_out), columns // (1 + paired_in), *kernel)
+        nn.init.orthogonal_(block, 2**0.5 if paired_out else last_gain)
+        block = torch.cat([block, -block], dim=1) if paired_in else block
+        layer.weight.copy_(torch.cat([block, -block]) if paired_out else block)
         layer.bias.zero_()
 
 

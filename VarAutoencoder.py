@@ -1,4 +1,4 @@
-"""The variational autoencoder of the flowers: a convolutional autoencoder whose latent vectors can be drawn.
+"""The variational autoencoder of the flowers: a convolutional autoencoder whose latent vectors can be sampled.
 
     model = VarAutoencoder(encoding_dim=64)
     reconstructions, mu, log_var = outputs = model(images)      # (B, 3, 24, 24), (B, 64), (B, 64)
@@ -13,32 +13,34 @@ from torch import nn
 from Autoencoder import Autoencoder
 
 VAE_ENCODING_DIM = 64
+VAE_UNIT = 16  # the coursework states the loss as the sum over a batch of 16, whatever --batch-size is
 LOG_VAR_RANGE = (-10.0, 10.0)  # of the logarithm of a variance, so that exp neither overflows nor vanishes
+INITIAL_LOG_VAR = -2.0  # less noise at the start than N(0, 1) has
 ACTIVE_VARIANCE = 0.01  # of mu over the images, above which a latent dimension counts as active
-LOG_VAR_START = -2.0  # less noise at the start than N(0, 1) has
 
 
 class VarAutoencoder(Autoencoder):
     """An encoder that answers with a distribution, q(z|x) = N(mu(x), diag(exp(log_var(x)))) (Kingma & Welling 2014).
 
     `encoder` gives mu, and the layer `log_var` beside its last one gives log_var.
-    Raises ValueError where the height or the width is not a multiple of 4, or where images are not of that size.
+    Raises ValueError where the height or the width is not a multiple of 4.
     """
 
     name = "VAE"
+    is_dist = True
 
     def __init__(self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__(encoding_dim, img_height, img_width)
         self.log_var = nn.Linear(self.encoder[-1].in_features, encoding_dim)
         nn.init.zeros_(self.log_var.weight)
-        nn.init.constant_(self.log_var.bias, LOG_VAR_START)
+        nn.init.constant_(self.log_var.bias, INITIAL_LOG_VAR)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) -> (reconstructions, mu, log_var).
 
         z is sampled, in training and in evaluation alike: the loss that is trained and validated is the
-        one of sampled latent vectors, as the coursework states its target. `reconstruct`, for pictures,
-        draws from mu, the mean of q(z|x).
+        one of sampled latent vectors, as the coursework states its target. `reconstruct`, for figures,
+        decodes mu, the mean of q(z|x).
         """
         mu, log_var = self.encode(images)
         return self.decoder(reparameterise(mu, log_var)), mu, log_var
@@ -50,6 +52,16 @@ class VarAutoencoder(Autoencoder):
         mu, log_var = self.encoder[-1](features), self.log_var(features)
         log_var = log_var.clamp(*LOG_VAR_RANGE)
         return mu.to(images.dtype), log_var.to(images.dtype)  # autocast makes them bfloat16, too coarse for exp
+
+    def measure(self, outputs, images: torch.Tensor, beta: float = 1.0) -> tuple[torch.Tensor, dict]:
+        """(the loss to minimise, what the log says of it) for what `forward` returned.
+
+        The loss to minimise is a mean over the pixels: one learning rate suits every batch and image size.
+        """
+        loss, (_, mu, log_var) = VAE_loss_function(outputs, images, beta), outputs
+        kl = kl_divergence(mu.detach(), log_var.detach()).sum().item() / len(images)
+        per_image = loss.item() / len(images)
+        return loss / images.numel(), {"loss": VAE_UNIT * per_image, "recon": per_image - beta * kl, "kl": kl}
 
 
 def reparameterise(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
@@ -71,19 +83,10 @@ def VAE_loss_function(outputs, images: torch.Tensor, beta: float = 1.0) -> torch
     sum over images of  ||x - x'||^2 + beta KL(q(z|x) || N(0, I))      (Kingma & Welling 2014, equation 10)
 
     The squared error is -log p(x|z) of a Gaussian with variance 1/2 around the reconstruction x'. beta
-    other than 1 weighs the KL (Higgins et al. 2017). outputs: what `VarAutoencoder.forward` returns.
+    other than 1 weights the KL (Higgins et al. 2017). outputs: what `VarAutoencoder.forward` returns.
     """
     reconstructions, mu, log_var = outputs
     return (reconstructions - images).square().sum() + beta * kl_divergence(mu, log_var).sum()
-
-
-@torch.no_grad()
-def encode_all(model: VarAutoencoder, dataset, batch_size: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
-    """mu and log_var, each (N, encoding_dim), of all images of a data set of (image, label) on its device."""
-    starts = range(0, len(dataset), batch_size)
-    batches = (dataset[start : start + batch_size][0] for start in starts)
-    mu, log_var = zip(*map(model.encode, batches), strict=True)
-    return torch.cat(mu).cpu(), torch.cat(log_var).cpu()
 
 
 def active_dimensions(mu: torch.Tensor) -> int:
@@ -91,4 +94,7 @@ def active_dimensions(mu: torch.Tensor) -> int:
     return int((mu.var(dim=0, correction=0) > ACTIVE_VARIANCE).sum())
 
 
-MODELS = {model.name: model for model in (Autoencoder, VarAutoencoder)}  # by what --model calls them
+def aggregate_posterior(mu: torch.Tensor, log_var: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """The density at points z (K,) of the mean of q(z|x) over images whose mu and log_var are (N, D): (K, D)."""
+    posteriors = torch.distributions.Normal(mu, (0.5 * log_var).exp())
+    return torch.stack([posteriors.log_prob(point).exp().mean(dim=0) for point in z])

@@ -1,4 +1,4 @@
-"""Pictures that nobody photographed, from the trained models of the flowers, and how good they are.
+"""New images of flowers from the trained models, and how good they are.
 
     python random_generation.py --model VAE                              # also: AE, GAN, DDPM
     python random_generation.py --model AE --n 100 --seed 1 --temperature 0.7
@@ -12,104 +12,113 @@ vis/samplers_<M>.png; or vis/interpolation_<M>.png; or vis/generation_comparison
 three commands also read the photographs.
 """
 
-import argparse
+from training.flags import add_data_flags, make_parser, natural_int, parse_first, positive_float, positive_int
 
-from checkpoints import UserError
-from trained import DRAWING, load_model, load_photographs, name_model
-from training import HelpFormatter, add_data_flags, natural_int, positive_float, positive_int, run_script
-from visualization import plot_samplers, plot_samples
-
-MOST = 5000  # a picture may be 65,535 pixels high
+MODELS = ("AE", "VAE", "GAN", "DDPM")
 SAMPLERS = {"normal": "N(0, I)", "gaussian": "a fitted Gaussian", "gmm": "a fitted mixture"}
-SHOWN = 10  # pictures of each sampler side by side
-ONLY = {  # the models that a flag is for, where it is not for all
+FLAG_MODELS = {  # the models that a flag is for, where it is not for all
     "temperature": ("AE", "VAE", "GAN"),
     "sampler": ("AE", "VAE"),
     "interpolate": ("AE", "VAE"),
     "label": ("DDPM",),
     "guidance": ("DDPM",),
 }
-WALKS, STEPS = 6, 10  # pairs of photographs, and pictures from one to the other
+MAX_IMAGES = 5000  # a PNG may be 65,535 pixels high
 
 
 def parse_args(argv=None):
     """The flags; some are for some models alone."""
-    parser = argparse.ArgumentParser(description="Draw random pictures of flowers.", formatter_class=HelpFormatter)
-    parser.add_argument("--model", choices=DRAWING, help="which one draws")
-    parser.add_argument("--n", metavar="N", type=positive_int, default=60, help="number of pictures")
+    parser = make_parser("Generate images of flowers.")
+    parser.add_argument("--model", choices=MODELS, help="which one samples")
+    parser.add_argument("--n", metavar="N", type=positive_int, default=60, help="number of images")
     parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the random numbers")
-    group = parser.add_argument_group("AE, VAE, GAN")
-    group.add_argument(
-        "--temperature", metavar="X", type=positive_float, default=1.0, help="factor on the random latent vectors"
-    )
+    group, factor = parser.add_argument_group("AE, VAE, GAN"), {"metavar": "X", "type": positive_float, "default": 1.0}
+    group.add_argument("--temperature", **factor, help="factor on the random latent vectors")
     group = parser.add_argument_group("AE, VAE")
-    group.add_argument(
-        "--sampler",
-        choices=list(SAMPLERS),
-        default="normal",
-        help="of latent vectors: N(0, I), or a Gaussian, or a mixture of ten, fitted to the training photographs'",
-    )
+    fitted = "of latent vectors: N(0, I), or a Gaussian, or a mixture of ten, fitted to the training photographs'"
+    group.add_argument("--sampler", choices=list(SAMPLERS), default="normal", help=fitted)
     group.add_argument("--interpolate", action="store_true", help="instead, go from one held-out photograph to another")
     group = parser.add_argument_group("DDPM")
-    group.add_argument("--label", metavar="SPECIES", help="of the pictures, the name of its folder")
-    group.add_argument(
-        "--guidance", metavar="X", type=positive_float, default=1.0, help="above 1: truer to the species, less varied"
-    )
+    group.add_argument("--label", metavar="SPECIES", help="of the images, the name of its folder")
+    group.add_argument("--guidance", **factor, help="above 1: truer to the species, less varied")
     group = parser.add_argument_group("score")
     group.add_argument("--score", action="store_true", help="instead, compare --model, or all, with photographs")
     add_data_flags(parser)
     args = parser.parse_args(argv)
-    _check(parser, args)
+    check_flags(parser, args)
     return args
 
 
-def _check(parser, args):
+def check_flags(parser, args) -> None:
     """End with status 2 where flags do not go together."""
-    if args.n > MOST:
-        parser.error(f"argument --n: {args.n} is more than one picture holds, at most {MOST}")
+    if args.n > MAX_IMAGES:
+        parser.error(f"argument --n: {args.n} is more than one figure holds, at most {MAX_IMAGES}")
     if not args.model and not args.score:
         parser.error("the following arguments are required: --model")
     given = [name for name in vars(args) if getattr(args, name) != parser.get_default(name)]
     for name in given:
         if args.score and name not in ("score", "model", "seed", "data", "data_root", "output_root"):
-            parser.error(f"argument --{name}: not together with --score, which draws from all models alike")
+            parser.error(f"argument --{name}: not together with --score, which samples all models alike")
         if args.interpolate and name in ("n", "seed", "temperature", "sampler"):
             parser.error(f"argument --{name}: not together with --interpolate, whose pairs of photographs are fixed")
-        if args.model not in ONLY.get(name, DRAWING) and not args.score:
-            parser.error(f"argument --{name}: it is for {', '.join(ONLY[name])}, not for {args.model}")
+        if args.model not in FLAG_MODELS.get(name, MODELS) and not args.score:
+            parser.error(f"argument --{name}: it is for {', '.join(FLAG_MODELS[name])}, not for {args.model}")
         if name in ("data", "data_root") and not {"score", "interpolate", "sampler"} & set(given):
-            parser.error(f"argument --{name.replace('_', '-')}: these pictures need no photographs")
+            parser.error(f"argument --{name.replace('_', '-')}: these images need no photographs")
 
 
-def picture(args, name: str):
-    """The path of a picture."""
+if __name__ == "__main__":
+    parse_first(parse_args)
+
+import torch
+
+from evaluation.models import load_model, load_photographs, name_model
+from evaluation.sampling import (
+    decode,
+    encode,
+    fit_prior,
+    interpolate,
+    project,
+    sample_diffusion,
+    sample_latents,
+    standard_normal,
+)
+from evaluation.score import score
+from training import UserError
+from training.figures import plot_samplers, plot_samples
+from training.script import run_script
+
+SHOWN = 10  # images of each sampler side by side
+WALKS, STEPS = 6, 10  # pairs of photographs, and images from one to the other
+
+
+def figure_path(args, name: str):
+    """The path of a figure."""
     return args.output_root / "vis" / f"{name}.png"
 
 
-def draw_random(args, model, checkpoint):
-    """Random pictures; returns them as a tensor (n, 3, H, W)."""
-    from sampling import decode, diffuse, draw_latents, encode, fit_prior, standard_normal
-
+def generate(args, model, checkpoint):
+    """Random images; returns them as a tensor (n, 3, H, W)."""
     title = f"{name_model(checkpoint)}, trained on {checkpoint['data']['name']}:\n"
-    if args.model == "DDPM":
+    if "encoding_dim" not in checkpoint["config"]:
         label = find_label(args.label, checkpoint["data"]["classes"])
-        images = diffuse(model, args.n, args.seed, label, args.guidance)
+        images = sample_diffusion(model, args.n, args.seed, label, args.guidance)
         title += f"{args.label or 'all species'}, guidance {args.guidance:g}"
     elif args.sampler == "normal":
-        latents = args.temperature * draw_latents(standard_normal(model.encoding_dim), args.n, args.seed)
+        latents = args.temperature * sample_latents(standard_normal(model.encoding_dim), args.n, args.seed)
         images = decode(model, latents)
         title += "z from N(0, 1)" if args.temperature == 1 else f"z from N(0, {args.temperature:g}²)"
     else:
         codes = encode(model, load_photographs(args, checkpoint)[0][:][0])
         priors = {sampler: fit_prior(sampler, codes) for sampler in SAMPLERS}
-        latents = {name: args.temperature * draw_latents(prior, args.n, args.seed) for name, prior in priors.items()}
-        show_samplers(args, model, checkpoint, codes, latents)
+        latents = {name: args.temperature * sample_latents(prior, args.n, args.seed) for name, prior in priors.items()}
+        compare_samplers(args, model, checkpoint, codes, latents)
         images = decode(model, latents[args.sampler])
         title += f"z from {SAMPLERS[args.sampler]}"
         title += "" if args.temperature == 1 else f", times {args.temperature:g}"
     kind = args.label or ("" if args.sampler == "normal" else args.sampler)
     name = "_".join(["random_images", args.model, *([kind] if kind else [])])
-    plot_samples(images.numpy(), picture(args, name), f"{title}, seed {args.seed}")
+    plot_samples(images.numpy(), figure_path(args, name), f"{title}, seed {args.seed}")
     return images
 
 
@@ -122,46 +131,36 @@ def find_label(name: str | None, classes: list[str]) -> int | None:
     return classes.index(name)
 
 
-def show_samplers(args, model, checkpoint, codes, latents: dict) -> None:
-    """One picture of where the samplers' latent vectors lie among codes (N, D), and of what becomes of them."""
-    import torch
-
-    from model import project
-    from sampling import decode
-
+def compare_samplers(args, model, checkpoint, codes, latents: dict) -> None:
+    """One figure of where the samplers' latent vectors lie among codes (N, D), and of what they decode to."""
     count = min(args.n, SHOWN)
     points = project(torch.cat([codes, *latents.values()])).split([len(codes), *[args.n] * len(latents)])
     names = ["training photographs", *(f"z from {SAMPLERS[sampler]}" for sampler in latents)]
     rows = [decode(model, z[:count]).numpy() for z in latents.values()]
     title = f"{name_model(checkpoint)}, trained on {checkpoint['data']['name']}, seed {args.seed}"
-    path = picture(args, f"samplers_{args.model}")
+    path = figure_path(args, f"samplers_{args.model}")
     plot_samplers(dict(zip(names, points, strict=True)), rows, list(SAMPLERS.values()), path, title)
 
 
 def walk(args, model, checkpoint):
-    """From the code of one held-out photograph to that of another; returns the pictures (walks * STEPS, 3, H, W)."""
-    from model import interpolate
-    from sampling import decode, encode
-
+    """From the code of one held-out photograph to that of another; returns the images (walks * STEPS, 3, H, W)."""
     held_out = load_photographs(args, checkpoint)[1]
     walks = min(WALKS, len(held_out) // 2)
     if walks == 0:
         raise UserError(f"expected 2 or more held-out images to go from one to another, found {len(held_out)}")
     images = decode(model, interpolate(encode(model, held_out[: 2 * walks][0]), STEPS))
     title = f"{name_model(checkpoint)}:\nfrom one held-out image of {held_out.info['name']} to another, in equal steps"
-    plot_samples(images.numpy(), picture(args, f"interpolation_{args.model}"), title, columns=STEPS)
+    plot_samples(images.numpy(), figure_path(args, f"interpolation_{args.model}"), title, columns=STEPS)
     return images
 
 
 def main(argv=None):
-    """Draw the pictures; returns them as a tensor (n, 3, H, W), or with --score what was measured."""
+    """Plot the images; returns them as a tensor (n, 3, H, W), or with --score what was measured."""
     args = parse_args(argv)
     if args.score:
-        from score import score
-
         return score(args)
     model, checkpoint = load_model(args.model, args.output_root)
-    return (walk if args.interpolate else draw_random)(args, model, checkpoint)
+    return (walk if args.interpolate else generate)(args, model, checkpoint)
 
 
 if __name__ == "__main__":

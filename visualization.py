@@ -1,254 +1,73 @@
-"""Pictures of what a model has learnt: originals above reconstructions, and the loss curves.
+"""What a model of the flowers has learnt: originals above reconstructions, and the loss curves.
 
     python visualization.py --model MLPAE       # or AE, or VAE; of GAN, DDPM and Classifier the losses alone
 
-Writes vis/train_<M>.png, vis/valid_<M>.png and vis/loss_<M>.png. The model is rebuilt from its
-checkpoint alone. The only file that imports matplotlib; no display is needed.
+Writes vis/train_<M>.png, vis/valid_<M>.png and vis/loss_<M>.png. The model is rebuilt from its checkpoint alone.
 """
 
-import argparse
-import io
-import sys
+from training.flags import add_data_flags, make_parser, parse_first
 
-import numpy as np
-
-from checkpoints import atomic_write
-from trained import load_model, load_reconstruction, name_model, name_source
-from training import FLOWERS_ROOT, HelpFormatter, add_data_flags, run_script
-
-COLUMNS, BLOCKS = 10, 2  # images a row, and pairs of rows, of a reconstruction grid
-BESIDE = 8  # images a row beside a histogram
-BATCH = 256  # images to reconstruct at once
-LOSS_UNIT = {
-    "MLPAE": "mean squared error",
-    "AE": "mean squared error",
-    "VAE": "squared errors + KL, sum over 16 images",
-    "DDPM": "mean squared error of v",
-    "GAN": "energy distance",
-    "Classifier": "cross-entropy, nats per image",
-}
+MODELS = ("MLPAE", "AE", "VAE", "GAN", "DDPM", "Classifier")
 
 
-def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, path, title: str) -> None:
-    """Blocks of two rows, originals above reconstructions; both (N, 3, H, W) or (N, 1, H, W) in [0, 1]."""
-    rows = _pair(originals, reconstructions, COLUMNS)
-    _save(_draw_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2)), path, title)
-
-
-def plot_samples(images: np.ndarray, path, title: str, columns: int = COLUMNS, labels: list[str] | None = None) -> None:
-    """Images (N, C, H, W) in [0, 1], `columns` a row; labels: one for each row."""
-    _save(_draw_grid(_split(images, columns), title, labels), path, title)
-
-
-def plot_film(frames: list[np.ndarray], path, titles: list[str]) -> None:
-    """A GIF whose frames are what `plot_samples` draws, half a second each and the last one longer."""
-    from PIL import Image
-
-    pictures = []
-    for images, title in zip(frames, titles, strict=True):
-        png = io.BytesIO()
-        _draw_grid(_split(images, COLUMNS), title).savefig(png, dpi=75)
-        pictures.append(Image.open(png).convert("L").quantize(16))  # 16 greys: a third of the size
-    duration = [500] * (len(pictures) - 1) + [3000]
-    with atomic_write(path) as file:
-        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    print(f"wrote {path}", file=sys.stderr)
-
-
-def plot_latent_space(points: np.ndarray, labels: np.ndarray, path, title: str, axis: str) -> None:
-    """Points (N, 2), coloured by their labels (N,) from 0 to 9; axis: what the two coordinates are called."""
-    figure, axes = _figure(7.5, 6.5)
-    scatter = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, linewidths=0, antialiased=False)
-    figure.colorbar(scatter, label="digit", ticks=range(10))
-    axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2", aspect="equal" if points[:, 1].any() else "auto")
-    _save(figure, path, title)
-
-
-def plot_samplers(points: dict, rows: list[np.ndarray], labels: list[str], path, title: str) -> None:
-    """Where latent vectors lie, {name: their two principal components (N, 2)}, beside rows of images (n, 3, H, W) that
-    became of them; labels: one for each row."""
-    figure, (left, right) = _figure(13, 4.5, columns=2)
-    for number, (name, where) in enumerate(points.items()):
-        look = {"s": 14, "color": f"C{number}"} if number else {"s": 5, "color": "lightgrey"}  # the photographs' first
-        left.scatter(*where.T, **look, linewidths=0, label=name)
-    left.set(xlabel="principal component 1", ylabel="principal component 2", title="latent vectors")
-    figure.legend(loc="outside lower left", ncols=len(points), markerscale=2)
-    _show_grid(right, rows, labels)
-    right.set_title("the decoder's pictures of them")
-    figure.suptitle(title)
-    _save(figure, path, title)
-
-
-def plot_nearest(images: np.ndarray, nearest: np.ndarray, distances, usual, path, title: str) -> None:
-    """Blocks of two rows, images above the nearest training images, both (N, 3, H, W), and beside them how far such
-    images are away: distances (M,), and those of held-out photographs, usual (N,)."""
-    figure, (left, right) = _figure(13, 4.5, columns=2)
-    rows = _pair(images, nearest, BESIDE)
-    _show_grid(left, rows, ["picture", "nearest"] * (len(rows) // 2))
-    bins = np.histogram_bin_edges(np.concatenate([distances, usual]), 30)
-    for name, values in (("pictures", distances), ("held-out photographs", usual)):
-        right.hist(values, bins, density=True, alpha=0.5, label=name)
-    right.set(xlabel="distance to the nearest training image (0: the same, √2: nothing in common)", ylabel="density")
-    right.legend()
-    figure.suptitle(title)
-    _save(figure, path, title)
-
-
-def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
-    """The train and validation loss of each epoch, on a logarithmic scale if all are above 0, and where the best is."""
-    from matplotlib.ticker import AutoLocator, NullLocator
-
-    figure, axes = _figure(7, 4.5)
-    epochs = [row["epoch"] for row in history]
-    losses = [row[name] for row in history for name in ("train_loss", "valid_loss")]
-    best = min(history, key=lambda row: row["valid_loss"])
-    if min(losses) > 0:  # a GAN's may not be
-        axes.set_yscale("log")
-    axes.plot(epochs, [row["train_loss"] for row in history], ".-", label="train")
-    axes.plot(epochs, [row["valid_loss"] for row in history], ".-", label="validation")
-    label = f"best: {best['valid_loss']:.4g} in epoch {best['epoch']}"
-    axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
-    axes.set(title=title, xlabel="epoch", ylabel=unit)
-    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    if max(losses) < 10 * min(losses):  # a logarithmic scale would have few ticks
-        axes.yaxis.set_major_locator(AutoLocator())
-        axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(lambda loss, _: f"{loss:g}" if f"{loss:e}"[0] in "25" else "")  # all have no room
-    axes.grid(which="both", alpha=0.3)
-    axes.legend()
-    _save(figure, path, title)
-
-
-def plot_latents(mu, log_var, path, title: str) -> None:
-    """What q(z|x) = N(mu, exp(log_var)) makes of the data, both tensors (N, D): the KL to N(0, 1) of each
-    dimension, and q(z), the mean of q(z|x) over the images (the aggregate posterior), against N(0, 1)."""
-    import torch
-
-    from VarAutoencoder import kl_divergence
-
-    kl = kl_divergence(mu, log_var).mean(dim=0).sort(descending=True).values.numpy()
-    figure, (left, right) = _figure(10, 4.5, columns=2)
-    left.bar(range(1, len(kl) + 1), kl, width=1.0)
-    left.set(title="KL of each latent dimension, sorted", xlabel="dimension", ylabel="nats per image")
-    z = torch.linspace(-4, 4, 81)
-    posteriors, prior = torch.distributions.Normal(mu, (0.5 * log_var).exp()), torch.distributions.Normal(0, 1)
-    aggregate = torch.stack([posteriors.log_prob(point).exp().mean(dim=0) for point in z])  # (81, D)
-    right.plot(z, aggregate, "C0", alpha=0.2, linewidth=0.7)
-    right.plot(z, aggregate.mean(dim=1), "C0", linewidth=2, label="mean of all dimensions")
-    right.plot(z, prior.log_prob(z).exp(), "k--", label="N(0, 1)")
-    right.set(title="aggregate posterior q(z), a thin line a dimension", xlabel="z", ylabel="density")
-    right.legend(loc="lower center")
-    figure.suptitle(title)
-    _save(figure, path, title)
-
-
-def _figure(width, height, columns=1):
-    import matplotlib
-    from matplotlib.figure import Figure  # not pyplot, which would look for a display
-
-    matplotlib.rcParams["text.parse_math"] = False  # titles name folders, which may have a $
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    return figure, figure.subplots(ncols=columns)
-
-
-def _split(images, columns):
-    return [images[start : start + columns] for start in range(0, len(images), columns)]
-
-
-def _pair(above, below, columns):
-    """Rows of the one and of the other in turn."""
-    return [row for pair in zip(_split(above, columns), _split(below, columns), strict=True) for row in pair]
-
-
-def _draw_grid(rows, title, labels=None):
-    columns, (height, width) = max(map(len, rows)), rows[0].shape[2:]
-    cell = 0.8 * min(1, COLUMNS / columns)  # inches an image is wide
-    margin = 1.4 if labels else 0
-    header = 0.7 + 0.2 * max(0, title.count("\n") - 1)
-    figure, axes = _figure(max(7, margin + cell * columns), header + cell * len(rows) * height / width)
-    _show_grid(axes, rows, labels)
-    axes.set_title(title)
-    return figure
-
-
-def _show_grid(axes, rows, labels=None):
-    height = rows[0].shape[2]
-    axes.imshow(_grid(rows, max(map(len, rows))), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    if labels:
-        axes.set_yticks([(height + 1) * (row + 0.5) - 0.5 for row in range(len(rows))], labels)
-    else:
-        axes.set_yticks([])
-    axes.set_xticks([])
-    axes.set_frame_on(False)
-    axes.tick_params(length=0)
-
-
-def _save(figure, path, title):
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", metadata={"Title": title})  # for check_submission.py, which cannot see
-    print(f"wrote {path}", file=sys.stderr)
-
-
-def _grid(rows, columns):
-    """Rows of images (n, C, H, W) -> one image (H', W', C) with white lines one pixel wide between."""
-    _, channels, height, width = rows[0].shape
-    canvas = np.ones((len(rows) * (height + 1) - 1, columns * (width + 1) - 1, channels), np.float32)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + 1), j * (width + 1)
-            canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return canvas
-
-
-def main(argv=None):
-    """Draw the reconstructions of both splits, and the losses; returns the mean squared error of each split."""
-    parser = argparse.ArgumentParser(
-        description="Show what a trained model reconstructs, and its losses.", formatter_class=HelpFormatter
-    )
-    parser.add_argument("--model", choices=list(LOSS_UNIT), required=True, help="whose checkpoint to show")
+def parse_args(argv=None):
+    """The flags."""
+    parser = make_parser("Show what a trained model reconstructs, and its losses.")
+    parser.add_argument("--model", choices=MODELS, required=True, help="whose checkpoint to show")
     add_data_flags(parser)
-    args = parser.parse_args(argv)
-    if args.model in ("MLPAE", "AE", "VAE"):
-        errors, checkpoint = draw_reconstructions(args)
-    else:
-        errors, checkpoint = {}, load_model(args.model, args.output_root)[1]
-    path, title = args.output_root / "vis" / f"loss_{args.model}.png", f"{args.model} on {checkpoint['data']['name']}"
-    plot_losses(checkpoint["history"], path, title, LOSS_UNIT[args.model])
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_first(parse_args)
+
+import torch
+
+from data import create_flower_dataloaders
+from evaluation.models import RECONSTRUCTS, TABLE, load_model, loss_unit, name_model, name_source
+from training.figures import plot_losses, plot_reconstructions
+from training.script import run_script
+
+SHOWN = 20  # images
+BATCH = 256  # images to reconstruct at once
+
+
+def plot_splits(args, model, checkpoint: dict) -> dict:
+    """Reconstructions of both splits; returns the mean squared error of each."""
+    trained, errors = checkpoint["data"], {}
+    height, width = trained["image_size"]
+    loaders = create_flower_dataloaders(BATCH, args.data_root, width, height, args.data, trained["split_seed"])
+    source = name_source(loaders[0].dataset.info, checkpoint)
+    for split, loader in zip(("train", "valid"), loaders, strict=True):
+        originals, reconstructions, errors[split] = compare(model, loader.dataset)
+        title = f"{name_model(checkpoint)}: {split} split of {source}"
+        title += f"\nmean squared error of the whole split {errors[split]:.4f}"
+        title += ", drawn from the mean of q(z|x)" if model.is_dist else ""
+        path = args.output_root / "vis" / f"{split}_{args.model}.png"
+        plot_reconstructions(originals.numpy(), reconstructions.numpy(), path, title)
     return errors
 
 
-def draw_reconstructions(args):
-    """Of both splits; returns (the mean squared error of each, the checkpoint)."""
-    reconstruct, checkpoint = load_reconstruction(args.model, args.output_root)
-    from data import create_flower_dataloaders  # after the flags: PyTorch takes a second to load
-
-    trained = checkpoint["data"]
-    height, width = trained["image_size"]
-    root, data = args.data_root or FLOWERS_ROOT, args.data
-    loaders = create_flower_dataloaders(BATCH, root, width, height, data, trained["split_seed"])
-    source = name_source(loaders[0].dataset.info, checkpoint)
-
-    errors = {}
-    for split, loader in zip(("train", "valid"), loaders, strict=True):
-        originals, reconstructions, errors[split] = compare(reconstruct, loader.dataset)
-        title = f"{name_model(checkpoint)}: {split} split of {source}"
-        title += f"\nmean squared error of the whole split {errors[split]:.4f}"
-        title += ", drawn from the mean of q(z|x)" if args.model == "VAE" else ""
-        path = args.output_root / "vis" / f"{split}_{args.model}.png"
-        plot_reconstructions(originals, reconstructions, path, title)
-    return errors, checkpoint
-
-
-def compare(reconstruct, dataset):
-    """(originals, their reconstructions, mean squared error of the whole data set), the first two for the grid."""
-    shown, squared = [], 0.0
+@torch.inference_mode()
+def compare(model, dataset):
+    """(SHOWN originals, their reconstructions, mean squared error of the whole data set)."""
+    shown, squared = None, 0.0
     for start in range(0, len(dataset), BATCH):  # in batches: large images would not fit into memory at once
         images = dataset[start : start + BATCH][0]
-        pair = images.numpy(), reconstruct(images)
-        squared += float(np.square(pair[1] - pair[0], dtype=np.float64).sum())
-        shown = shown or [part[: COLUMNS * BLOCKS] for part in pair]
+        reconstructions = model.reconstruct(images)
+        squared += (reconstructions - images).double().square().sum().item()
+        shown = shown or (images[:SHOWN], reconstructions[:SHOWN])
     return *shown, squared / (len(dataset) * images[0].numel())
+
+
+def main(argv=None):
+    """Plot the reconstructions of both splits, and the losses; returns the mean squared error of each split."""
+    args = parse_args(argv)
+    model, checkpoint = load_model(args.model, args.output_root)
+    errors = plot_splits(args, model, checkpoint) if RECONSTRUCTS in TABLE[args.model].roles else {}
+    path, title = args.output_root / "vis" / f"loss_{args.model}.png", f"{args.model} on {checkpoint['data']['name']}"
+    plot_losses(checkpoint["history"], path, title, loss_unit(args.model, checkpoint["settings"]))
+    return errors
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The classifier of the flowers, whose features score generated pictures.
+"""The classifier of the flowers, whose features score generated images.
 
     model = Classifier(classes=3)
     logits, labels = model(images, labels)          # (B, 3, 24, 24), (B,) -> (B, 3), (B,)
     features = model.features(images)               # (B, 128)
 
-What becomes of the features stands in score.py.
+What the features are used for stands in evaluation/score.py.
 """
 
 import torch
@@ -21,6 +21,7 @@ class Classifier(nn.Module):
     """
 
     name = "Classifier"
+    is_dist, has_label = False, True
 
     def __init__(self, classes: int, img_height: int = 24, img_width: int = 24):
         super().__init__()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import distance_transform_edt
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 FLOWER_CLASSES = ("astilbe", "bellflower", "calendula")
@@ -141,17 +142,7 @@ def _distance_field(font, digit):
     corner = (side - left - right) / 2, (side - top - bottom) / 2
     ImageDraw.Draw(image).text(corner, digit, fill=255, font=typeface)
     ink = np.asarray(image) > 127
-    return torch.from_numpy(_distance(~ink) - _distance(ink)).float() / FINENESS
-
-
-def _distance(mask):
-    """Of each pixel to the nearest one in a square mask, axis by axis (Felzenszwalb & Huttenlocher 2012)."""
-    places = np.arange(len(mask))
-    squares = (places[:, None] - places) ** 2
-    field = np.where(mask, 0, len(mask) ** 3).astype(np.float32)
-    for _ in range(2):
-        field = (field + squares[:, :, None]).min(axis=1).T
-    return np.sqrt(field)
+    return torch.from_numpy(distance_transform_edt(ink) - distance_transform_edt(~ink)).float() / FINENESS
 
 
 def _write(fields, generator):

@@ -1,14 +1,14 @@
-"""The generative adversarial network of the flowers: one network draws, another tells its pictures from photographs.
+"""The generative adversarial network of the flowers: a generator, and a critic that tells its samples from photographs.
 
     model = GAN(encoding_dim=64)
     images = model.generator(latents)               # (B, 64) from N(0, I) -> (B, 3, 24, 24) in [0, 1]
-    loss, log = model.measure(model(photographs, labels), photographs)
+    loss, log = model.measure(model(photographs), photographs)
 
-The critic scores a photograph x and a generated picture y, and learns to score x higher; the generator learns to make
-it score y higher (Goodfellow et al. 2014). Both losses are of pairs, softplus(critic(y) - critic(x)) and the reverse,
-and the critic's slope is held down at x and at y, lest the two oscillate or the generator drop species (R3GAN, Huang et
-al. 2024; Mescheder et al. 2018). The slope is measured by adding noise, instead of differentiating twice (Lin et al.
-2025). What the critic sees is changed at random first, or it would know 2,000 photographs by heart (Zhao et al. 2020).
+R3GAN (Huang et al. 2024) on a small scale. The critic gives photographs x and generated images y a logit each, and both
+losses are of pairs, softplus(critic(y) - critic(x)) and the reverse (a relativistic GAN). Zero-centred gradient
+penalties at x and at y (R1 and R2, Mescheder et al. 2018) keep the two from oscillating and the generator from dropping
+species; the squared gradient is estimated by finite differences, instead of differentiating twice (Lin et al. 2025).
+What the critic sees is augmented at random, or it would learn 2,000 photographs by heart (Zhao et al. 2020).
 """
 
 import torch
@@ -17,10 +17,9 @@ from torch.nn.functional import softplus
 
 from Autoencoder import quarter
 
-PENALTY = 1.0  # on the critic's slope: gamma
-STEP = 0.05  # standard deviation of the noise by which the slope is measured; pixels go from -1 to 1
-EXACT = "donot_use_mm_for_euclid_dist"  # or the distance of an image to itself would not be 0
-PATCH = 2  # the last layer draws, and the first one sees, so many pixels a side as one
+PENALTY = 1.0  # gamma, the weight of R1 and R2
+FD_SIGMA = 0.05  # standard deviation of the noise of the finite differences; pixels go from -1 to 1
+PATCH = 2  # pixels a side that the generator's last layer makes, and the critic's first one sees, as one
 
 
 class GAN(nn.Module):
@@ -30,40 +29,46 @@ class GAN(nn.Module):
     """
 
     name = "GAN"
+    is_dist = has_label = False
 
     def __init__(self, encoding_dim: int, img_height: int = 24, img_width: int = 24, width: int = 32):
         super().__init__()
         self.encoding_dim, size = encoding_dim, quarter(img_height, img_width)
         self.generator, self.critic = build_generator(encoding_dim, *size, width), build_critic(*size, width)
 
-    def forward(self, photographs: torch.Tensor, labels: torch.Tensor) -> dict:
-        """Photographs (B, 3, H, W), whose labels do not matter -> as many generated pictures and the critic's scores of
-        both (B,): as seen by the critic's loss, with noise of STEP on them, and as seen by the generator's loss."""
+    def forward(self, photographs: torch.Tensor) -> dict:
+        """Photographs (B, 3, H, W) -> as many generated images and the critic's logits (B,): of both as its own loss
+        sees them, the same with noise of FD_SIGMA added, and of the generated images as the generator's loss sees them.
+        """
         latents = torch.randn(len(photographs), self.encoding_dim, device=photographs.device)
-        pictures = self.generator(latents).float()
-        with torch.autocast(photographs.device.type, enabled=False):  # bfloat16 is too coarse for differences of scores
-            seen = torch.cat([augment(2 * photographs - 1), augment(2 * pictures.detach() - 1)])
-            beside = seen + STEP * torch.randn_like(seen)
-            scores = self.critic(torch.cat([seen, beside])).squeeze(1).chunk(4)
+        images = self.generator(latents).float()
+        with torch.autocast(photographs.device.type, enabled=False):  # bfloat16 is too coarse for differences of logits
+            seen = torch.cat([augment(2 * photographs - 1), augment(2 * images.detach() - 1)])
+            perturbed = seen + FD_SIGMA * torch.randn_like(seen)
+            logits = self.critic(torch.cat([seen, perturbed])).squeeze(1).chunk(4)
             self.critic.requires_grad_(False)  # the generator's loss is not to train it
-            deceived = self.critic(augment(2 * pictures - 1)).squeeze(1)
+            generator_logits = self.critic(augment(2 * images - 1)).squeeze(1)
             self.critic.requires_grad_(True)
-        names = ("of_photographs", "of_pictures", "beside_photographs", "beside_pictures")
-        return {"pictures": pictures, "deceived": deceived, **dict(zip(names, scores, strict=True))}
+        names = ("real_logits", "fake_logits", "perturbed_real", "perturbed_fake")
+        return {"images": images, "generator_logits": generator_logits, **dict(zip(names, logits, strict=True))}
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
+        return self.generator(latents)
 
     @staticmethod
     def measure(outputs: dict, photographs: torch.Tensor) -> tuple[torch.Tensor, dict]:
         """(the loss to minimise, what the log says of it) for what `forward` returns.
 
-        The log's loss is neither player's, whose losses say how even the game is and not how good the pictures are,
-        but the distance of the generated pictures to the photographs.
+        The log's loss is neither player's, whose losses say how even the game is and not how good the images are,
+        but the distance of the generated images to the photographs.
         """
-        real, fake, deceived = (outputs[name] for name in ("of_photographs", "of_pictures", "deceived"))
-        steps = [real - outputs["beside_photographs"], fake - outputs["beside_pictures"]]
+        real, fake = outputs["real_logits"], outputs["fake_logits"]
+        differences = [real - outputs["perturbed_real"], fake - outputs["perturbed_fake"]]
         critic = softplus(fake - real).mean()
-        penalty = sum(step.square().mean() for step in steps) / STEP**2  # about the squared norm of the gradient
-        generator = softplus(real.detach() - deceived).mean()
-        distance = energy_distance(outputs["pictures"].detach(), photographs)
+        penalty = sum(difference.square().mean() for difference in differences) / FD_SIGMA**2  # E |gradient|^2, about
+        generator = softplus(real.detach() - outputs["generator_logits"]).mean()
+        distance = energy_distance(outputs["images"].detach(), photographs)
         log = {"loss": distance.item(), "critic": critic.item(), "generator": generator.item()}
         return critic + PENALTY / 2 * penalty + generator, log
 
@@ -87,7 +92,7 @@ def build_generator(encoding_dim: int, height: int, width: int, channels: int) -
 
 
 def build_critic(height: int, width: int, channels: int) -> nn.Sequential:
-    """Images (B, 3, 4 height, 4 width) from -1 to 1 -> scores (B, 1). It does not normalise: its slope has to count."""
+    """Images (B, 3, 4 height, 4 width) from -1 to 1 -> logits (B, 1). No normalisation: its gradient is penalised."""
     wide, narrow = 4 * channels, 2 * channels
     return nn.Sequential(
         nn.PixelUnshuffle(PATCH),
@@ -102,7 +107,7 @@ def build_critic(height: int, width: int, channels: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """x (B, C, H, W), and what two convolutions add to it, at first nothing (He et al. 2016)."""
+    """x (B, C, H, W) plus two convolutions of it, which are zero at first (He et al. 2016)."""
 
     def __init__(self, channels: int, normalise: bool = False):
         super().__init__()
@@ -120,9 +125,9 @@ class Residual(nn.Module):
 
 
 def augment(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3, H, W) from -1 to 1, each changed at random, differentiably (Zhao et al. 2020): its brightness,
-    saturation and contrast; moved by up to an eighth of its size; and a piece, nearly half as high and wide, cut out.
-    Where there is no image any more it is grey."""
+    """Images (B, 3, H, W) from -1 to 1, each augmented at random, differentiably (Zhao et al. 2020): brightness,
+    saturation and contrast; translation by up to an eighth of the size; a cutout nearly half as high and wide. Where
+    there is no image any more it is grey."""
     count, _, *size = images.shape
     device = images.device
 
@@ -135,24 +140,25 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     images = mean + uniform(0.5, 1.5) * (images - mean)
 
-    sources, inside, outside_hole = [], [], []
+    sources, inside, outside_cutout = [], [], []
     for length in size:
         places = torch.arange(length, device=device)
         source = places + torch.randint(-(length // 8), length // 8 + 1, (count, 1), device=device)
         sources.append(source.clamp(0, length - 1))  # (B, H), then (B, W)
         inside.append((source >= 0) & (source < length))
-        outside_hole.append((places - torch.randint(length, (count, 1), device=device)).abs() >= length // 4)
+        outside_cutout.append((places - torch.randint(length, (count, 1), device=device)).abs() >= length // 4)
     each = torch.arange(count, device=device)[:, None, None]
     images = images[each, :, sources[0][:, :, None], sources[1][:, None, :]].permute(0, 3, 1, 2)
-    seen = inside[0][:, :, None] & inside[1][:, None, :] & (outside_hole[0][:, :, None] | outside_hole[1][:, None, :])
-    return images * seen[:, None]
+    kept = outside_cutout[0][:, :, None] | outside_cutout[1][:, None, :]
+    return images * (inside[0][:, :, None] & inside[1][:, None, :] & kept)[:, None]
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """2 E|x - y| - E|x - x'| - E|y - y'| of images x and y, (B, ...) each, of which x' and y' are others: 0 where both
     are of one distribution (Szekely & Rizzo 2013). Estimated without bias, so it may fall below 0; of one image each,
     which has no others, 2 |x - y|."""
+    exact = "donot_use_mm_for_euclid_dist"  # or the distance of an image to itself would not be 0
     x, y = x.flatten(1), y.flatten(1)
-    across, within_x, within_y = (torch.cdist(a, b, compute_mode=EXACT) for a, b in ((x, y), (x, x), (y, y)))
+    between, within_x, within_y = (torch.cdist(a, b, compute_mode=exact) for a, b in ((x, y), (x, x), (y, y)))
     others = max(1, len(x) * (len(x) - 1))
-    return 2 * across.mean() - (within_x.sum() + within_y.sum()) / others
+    return 2 * between.mean() - (within_x.sum() + within_y.sum()) / others

@@ -1,30 +1,31 @@
-"""How good generated pictures of flowers are, measured against photographs that no model was trained on.
+"""How good generated images of flowers are, measured against photographs that no model was trained on.
 
     distance, error = kernel_distance(features, features_of_held_out)       # (M, D), (N, D)
-    p = closer(distances_of_pictures, distances_of_held_out)                # are they nearer to training photographs?
+    p = mann_whitney_p(distances_of_samples, distances_of_held_out)         # are they nearer to training photographs?
 
 `score` measures the trained models in both ways, for `python random_generation.py --score`. The features are those of
-our own classifier (Classifier.py): nothing has to be downloaded, and the distances compare with no others.
+our own classifier (generators/classifier.py): nothing has to be downloaded, and the distances compare with no others.
 """
 
 from functools import partial
 
 import torch
+from scipy.stats import mannwhitneyu
 
-from checkpoints import UserError
-from sampling import BATCH, decode, diffuse, draw_latents, encode, fit_mixture, standard_normal
-from trained import DRAWING, load_model, load_photographs, name_model
-from training import log
-from visualization import plot_nearest, plot_samples
+from evaluation.models import RECONSTRUCTS, SAMPLES, TABLE, load_model, load_photographs, name_model
+from evaluation.sampling import BATCH, decode, encode, fit_mixture, sample_diffusion, sample_latents, standard_normal
+from training import UserError
+from training.figures import plot_nearest, plot_samples
+from training.script import log
 
-SEEDS = 3  # sets of pictures that are scored, each of as many as there are held-out photographs
-SHOWN = 10  # pictures of each model in the comparison
-COPIES = 16  # pictures of each model beside the nearest training photographs
+SEEDS = 3  # sets of samples that are scored, each of as many as there are held-out photographs
+SHOWN = 10  # samples of each model in the comparison
+SHOWN_NEAREST = 16  # samples of each model beside the nearest training photographs
 PHOTOGRAPHS, NOISE = "training photographs", "noise"  # the best and the worst that there can be
 
 
 def score(args) -> dict:
-    """Score --model, or all. Draws vis/nearest_<M>.png of each model and, of all, vis/generation_comparison.png.
+    """Score --model, or all. Plots vis/nearest_<M>.png of each model and, of all, vis/generation_comparison.png.
 
     The classifier was trained on the training photographs, and the best epochs were chosen by the held-out ones: both
     flatter what is near to them a little. Returns {name: [(kernel distance, its standard error) for each seed]}. Raises
@@ -34,28 +35,28 @@ def score(args) -> dict:
     training, held_out = (dataset[:][0] for dataset in load_photographs(args, checkpoint))
     if len(held_out) < 3:
         raise UserError(f"expected 3 or more held-out photographs to compare with, found {len(held_out)}")
-    models = generators(args, checkpoint, training, len(held_out))
+    models = samplers(args, checkpoint, training, len(held_out))
     source, vis = checkpoint["data"]["name"], args.output_root / "vis"
     about = f"trained on {source}, seed {args.seed}"
-    log(f"Data: {source}, {len(held_out)} held-out images, compared with as many pictures for each seed")
+    log(f"Data: {source}, {len(held_out)} held-out images, compared with as many samples for each seed")
     log(f"Features: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of the held-out images")
 
     seeds = [args.seed + number for number in range(SEEDS)]
     log(f"Kernel distance to the held-out images ± standard error, mean of the seeds {', '.join(map(str, seeds))}:")
-    pictures, distances, expected = {}, {}, features(classifier, held_out)
-    for name, draw in {**references(training, held_out), **models}.items():
-        pictures[name] = [draw(seed) for seed in seeds]
-        distances[name] = [kernel_distance(features(classifier, images), expected) for images in pictures[name]]
+    samples, distances, expected = {}, {}, features(classifier, held_out)
+    for name, sample in {**references(training, held_out), **models}.items():
+        samples[name] = [sample(seed) for seed in seeds]
+        distances[name] = [kernel_distance(features(classifier, images), expected) for images in samples[name]]
         each = ", ".join(f"{distance:.4f} ± {error:.4f}" for distance, error in distances[name])
         log(f"{name}: {describe(distances[name])} ({each})")
-    log("Distance to the nearest training image, median, and p of so low ones by chance (Mann-Whitney), each seed:")
+    log("Distance to the nearest training image, median, and one-sided p-value (Mann-Whitney), each seed:")
     shown_to_models = torch.cat([training, training.flip(-1)])
     spaces = {"pixels": lambda images: images.flatten(1), "standardised": standardise}
     usual = {space: nearest(vectors(held_out), vectors(shown_to_models))[0] for space, vectors in spaces.items()}
     for name in models:
-        compare_nearest(name, pictures[name], shown_to_models, spaces, usual, vis, about)
+        compare_nearest(name, samples[name], shown_to_models, spaces, usual, vis, about)
     if not args.model:
-        compare_all(pictures, distances, models, vis / "generation_comparison.png", about)
+        compare_all(samples, distances, models, vis / "generation_comparison.png", about)
     return distances
 
 
@@ -72,7 +73,7 @@ def describe(found: list[tuple[float, float]]) -> str:
 
 
 def references(training, held_out) -> dict:
-    """{name: draw(seed) -> images as many as held_out}: the best and the worst that there can be."""
+    """{name: sample(seed) -> images as many as held_out}: the best and the worst that there can be."""
 
     def photographs(seed):
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
@@ -84,57 +85,58 @@ def references(training, held_out) -> dict:
     return {PHOTOGRAPHS: photographs, NOISE: noise}
 
 
-def generators(args, scored: dict, training, count: int) -> dict:
-    """{name: draw(seed) -> images (count, 3, H, W)} of --model, or of all models; of the AE also with a fitted prior.
+def samplers(args, scored: dict, training, count: int) -> dict:
+    """{name: sample(seed) -> images (count, 3, H, W)} of --model, or of all models; of the AE also with a fitted prior.
 
     scored: the classifier's checkpoint. Raises UserError where a model is missing, or was trained on other photographs.
     """
     found = {}
-    for name in [args.model] if args.model else DRAWING:
+    for name in [args.model] if args.model else [name for name, entry in TABLE.items() if SAMPLES in entry.roles]:
         model, checkpoint = load_model(name, args.output_root)
-        if any(checkpoint["data"][of] != scored["data"][of] for of in ("fingerprint", "image_size", "split_seed")):
+        if any(checkpoint["data"][key] != scored["data"][key] for key in ("fingerprint", "image_size", "split_seed")):
             raise UserError(f"{name} and Classifier were trained on different images: train one of them anew")
-        if name == "DDPM":
-            found[name] = partial(diffuse, model, count)
+        if "encoding_dim" in checkpoint["config"]:
+            found[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), count)
         else:
-            found[name] = partial(draw, model, standard_normal(model.encoding_dim), count)
-        if name == "AE":
-            found["AE, fitted mixture"] = partial(draw, model, fit_mixture(encode(model, training)), count)
+            found[name] = partial(sample_diffusion, model, count)
+        if RECONSTRUCTS in TABLE[name].roles and not model.is_dist:  # an AE's codes are not those of N(0, I)
+            prior = fit_mixture(encode(model, training))
+            found[f"{name}, fitted mixture"] = partial(sample_prior, model, prior, count)
     return found
 
 
-def draw(model, prior, count: int, seed: int) -> torch.Tensor:
+def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
     """Images (count, 3, H, W) of an AE, a VAE or a GAN."""
-    return decode(model, draw_latents(prior, count, seed))
+    return decode(model, sample_latents(prior, count, seed))
 
 
 def compare_nearest(name: str, sets: list, shown_to_models, spaces: dict, usual: dict, vis, about: str) -> None:
-    """Log how near sets of a model's pictures, each (M, 3, H, W), are to the images that the models were shown, beside
-    the usual distances of held-out ones, in each of the spaces {name: what makes vectors (M, D) of images}. Draw it for
-    the first set, without brightness and contrast: a pale or dark picture is near to all others."""
+    """Log how near sets of a model's samples, each (M, 3, H, W), are to the images that the models were shown, beside
+    the usual distances of held-out ones, in each of the spaces {name: what makes vectors (M, D) of images}. Plot it for
+    the first set, without brightness and contrast: a pale or dark image is near to all others."""
     lines = []
     for space, vectors in spaces.items():
         near = vectors(shown_to_models)
         found = [nearest(vectors(images), near) for images in sets]
-        p = ", ".join(f"{closer(distances, usual[space]):.2g}" for distances, _ in found)
+        p = ", ".join(f"{mann_whitney_p(distances, usual[space]):.2g}" for distances, _ in found)
         medians = ", ".join(f"{distances.median():.3f}" for distances, _ in found)
         lines.append(f"{space} {medians}, held-out images {usual[space].median():.3f}, p = {p}")
     log(f"{name}: {'; '.join(lines)}")
     (distances, which), usual_ones = found[0], usual["standardised"]
-    pairs = sets[0][:COPIES].numpy(), shown_to_models[which[:COPIES]].numpy()
+    pairs = sets[0][:SHOWN_NEAREST].numpy(), shown_to_models[which[:SHOWN_NEAREST]].numpy()
     path = vis / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
-    title = f"{name}, {about}: pictures above the nearest training images, brightness and contrast left aside;"
-    p = closer(distances, usual_ones)
-    title += f"\nwere they no nearer than held-out photographs, distances so low had p = {p:.2g}"
+    title = f"{name}, {about}: samples above the nearest training images, brightness and contrast left aside;"
+    title += "\none-sided p-value of their being no nearer than held-out photographs: "
+    title += f"{mann_whitney_p(distances, usual_ones):.2g}"
     plot_nearest(*pairs, distances.numpy(), usual_ones.numpy(), path, title)
 
 
-def compare_all(pictures: dict, distances: dict, models, path, about: str) -> None:
-    """Draw a row of pictures of each model, {name: sets (N, 3, H, W)}, and one of photographs, with their distances."""
-    names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(pictures[PHOTOGRAPHS][0]))
-    rows = torch.cat([pictures[name][0][:columns] for name in names])
+def compare_all(samples: dict, distances: dict, models, path, about: str) -> None:
+    """Plot a row of samples of each model, {name: sets (N, 3, H, W)}, and one of photographs, with their distances."""
+    names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(samples[PHOTOGRAPHS][0]))
+    rows = torch.cat([samples[name][0][:columns] for name in names])
     labels = [f"{name.replace(', ', chr(10))}\n{describe(distances[name])}" for name in names]
-    title = f"Random pictures of models {about},\nand their kernel distance to held-out photographs: 0 is alike,"
+    title = f"Random samples of models {about},\nand their kernel distance to held-out photographs: 0 is alike,"
     plot_samples(rows.numpy(), path, f"{title} noise is at {describe(distances[NOISE])}", columns, labels)
 
 
@@ -152,14 +154,14 @@ def kernel_distance(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     jackknife's, from leaving out each x and each y in turn (Efron & Stein 1981). M and N are 3 or more.
     """
     x, y = x.double(), y.double()
-    within_x, within_y, across = (((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    m, n = across.shape
+    within_x, within_y, between = (((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    m, n = between.shape
     of_x, of_y = (kernel.fill_diagonal_(0).sum(dim=1) for kernel in (within_x, within_y))  # (M,), (N,)
-    mean_x, mean_y, mean_across = of_x.sum() / (m * (m - 1)), of_y.sum() / (n * (n - 1)), across.mean()
-    without_x = (of_x.sum() - 2 * of_x) / ((m - 1) * (m - 2)) - 2 * (across.sum() - across.sum(1)) / ((m - 1) * n)
-    without_y = (of_y.sum() - 2 * of_y) / ((n - 1) * (n - 2)) - 2 * (across.sum() - across.sum(0)) / ((n - 1) * m)
+    mean_x, mean_y, mean_between = of_x.sum() / (m * (m - 1)), of_y.sum() / (n * (n - 1)), between.mean()
+    without_x = (of_x.sum() - 2 * of_x) / ((m - 1) * (m - 2)) - 2 * (between.sum() - between.sum(1)) / ((m - 1) * n)
+    without_y = (of_y.sum() - 2 * of_y) / ((n - 1) * (n - 2)) - 2 * (between.sum() - between.sum(0)) / ((n - 1) * m)
     variance = sum((len(part) - 1) * part.var(correction=0) for part in (without_x, without_y))
-    return (mean_x + mean_y - 2 * mean_across).item(), variance.sqrt().item()
+    return (mean_x + mean_y - 2 * mean_between).item(), variance.sqrt().item()
 
 
 def nearest(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,12 +169,7 @@ def nearest(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return torch.cdist(x, y).min(dim=1)
 
 
-def closer(distances: torch.Tensor, others: torch.Tensor) -> float:
-    """The p-value of distances (M,) being as low as they are, were they of the distribution of the others (N,).
-
-    The one-sided test of Mann & Whitney (1947) with the normal approximation, good for M and N above 20.
-    """
-    m, n = len(distances), len(others)
-    lower = (distances[:, None] < others).double() + 0.5 * (distances[:, None] == others)
-    z = (lower.sum() - m * n / 2) / (m * n * (m + n + 1) / 12) ** 0.5
-    return torch.special.log_ndtr(-z).exp().item()
+def mann_whitney_p(distances: torch.Tensor, others: torch.Tensor) -> float:
+    """The one-sided p-value of distances (M,) being as low as they are, were they of the others' distribution (N,)."""
+    ours, theirs = distances.double().numpy(), others.double().numpy()  # in float32 small p-values would be 0
+    return mannwhitneyu(ours, theirs, alternative="less", method="asymptotic").pvalue

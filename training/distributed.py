@@ -3,30 +3,43 @@
     torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8      # as one process with batches of 16
 
 torchrun starts the processes and tells each its rank; PyTorch averages their gradients. Without torchrun there is one
-process, its rank is 0, and what is here hands back what it gets.
+process, its rank is 0, and what is here returns what it is given.
 """
 
 import os
 import sys
 from contextlib import contextmanager
 
-from checkpoints import UserError
+import torch
+from torch.nn.parallel import DistributedDataParallel
 
-LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
-RANK, WORLD_SIZE = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if LAUNCHED else (0, 1)
+from training import UserError
 
 
-def join(device):
-    """Meet the other processes; returns the torch.device of this one: a GPU of its own, where there are GPUs.
+def rank() -> int:
+    """The number of this process, from 0."""
+    return _from_torchrun("RANK", 0)
 
-    Raises UserError where there are fewer of them than processes.
+
+def world_size() -> int:
+    """How many processes train together."""
+    return _from_torchrun("WORLD_SIZE", 1)
+
+
+def _from_torchrun(name, alone):
+    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+
+
+def init_distributed(name: str) -> torch.device:
+    """The device of --device for this process (a GPU of its own, where there are GPUs), connected to the others.
+
+    Raises UserError where this machine has none of that name, or fewer GPUs than processes.
     """
-    if WORLD_SIZE == 1:
+    device = _find_device(name)
+    if world_size() == 1:
         return device
-    import torch
-
     if device.type == "cuda":
-        number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        number, gpus = _from_torchrun("LOCAL_RANK", 0), torch.cuda.device_count()
         if number >= gpus:
             raise UserError(f"this is process {number + 1} of this machine, which has {gpus} GPUs; use --device cpu")
         device = torch.device("cuda", number)
@@ -37,49 +50,48 @@ def join(device):
     return device
 
 
-def leave() -> None:
+def _find_device(name):
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # which one depends on the build of PyTorch
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {name} does not work on this machine ({reason}); use --device cpu") from None
+    return torch.device(name)
+
+
+def shutdown() -> None:
     """Wait until rank 0 is done, and end this process, without what Python does at its end.
 
     DistributedDataParallel keeps gloo's threads alive, also after `destroy_process_group`, and one that asks for the
     interpreter when it is gone aborts the process: one training of many would end with an error after its last line.
     """
-    if WORLD_SIZE == 1:
-        return
-    import torch
-
-    if torch.distributed.is_initialized():  # other scripts do not join
-        from_rank_0(None)
+    if world_size() > 1 and torch.distributed.is_initialized():  # not every script connects
+        broadcast(None)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
-def average_gradients(model):
+def average_gradients(model: torch.nn.Module) -> torch.nn.Module:
     """The model to call in training: every backward pass ends with the mean of all processes' gradients."""
-    if WORLD_SIZE == 1:
-        return model
-    from torch.nn.parallel import DistributedDataParallel
-
-    return DistributedDataParallel(model)
+    return model if world_size() == 1 else DistributedDataParallel(model)
 
 
-def add_up(numbers: list[float]) -> list[float]:
+def all_reduce_sum(numbers: list[float]) -> list[float]:
     """The sum of each number over all processes, the same in every one."""
-    if WORLD_SIZE == 1:
+    if world_size() == 1:
         return numbers
-    import torch
-
     sums = torch.tensor(numbers, dtype=torch.float64)
     torch.distributed.all_reduce(sums)
     return sums.tolist()
 
 
-def from_rank_0(value):
+def broadcast(value):
     """What this is in the process of rank 0."""
-    if WORLD_SIZE == 1:
+    if world_size() == 1:
         return value
-    import torch
-
     box = [value]
     torch.distributed.broadcast_object_list(box)
     return box[0]
@@ -88,8 +100,8 @@ def from_rank_0(value):
 @contextmanager
 def rank_0_first():
     """What one process leaves on the disk for the others, as a download, is done by rank 0 before they begin."""
-    if RANK:
-        from_rank_0(None)
+    if rank():
+        broadcast(None)
     yield
-    if RANK == 0:
-        from_rank_0(None)
+    if rank() == 0:
+        broadcast(None)

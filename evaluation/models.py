@@ -1,0 +1,187 @@
+"""The one table of trained models, and how each is rebuilt from its checkpoint alone.
+
+    model, checkpoint = load_model("VAE", output_root)
+
+The names are those of --model, with MNIST_ before main.py's. Whoever needs to know something of a model asks the table.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import NoneType
+from typing import NamedTuple
+
+import torch
+
+from Autoencoder import Autoencoder
+from data import ImageDataset, create_flower_dataloaders
+from generators.classifier import Classifier
+from generators.diffusion import Diffusion
+from generators.gan import GAN
+from MLPAE_train_script import LOSS_UNIT, MLPAutoencoder
+from model import build_model
+from training import PROJECT, UserError
+from training.checkpoints import check_types, load_checkpoint
+from VarAutoencoder import VarAutoencoder
+
+MAX_SIDE = 1024  # pixels a side of images that a checkpoint may be for
+TRAIN_SCRIPT, MAIN = "train_script.py --model {}", "main.py --model {}"
+RECONSTRUCTS, SAMPLES, CLASSIFIES = "reconstructs", "samples", "classifies"
+SIZE, MNIST_SIZE = {"img_height": int, "img_width": int}, {"hidden_size": int, "latent_size": int}
+LATENT = {"encoding_dim": int, **SIZE}
+
+
+def mnist_loss_unit(settings: dict) -> str:
+    """The unit of the loss in the log of main.py."""
+    if settings["beta"] is None:  # the AE's
+        return "mean squared error" if settings["recon"] == "mse" else "cross-entropy, nats per image"
+    kl = "KL" if settings["beta"] == 1 else f"{settings['beta']:g} KL"
+    unit = "cross-entropy + {} per image, in nats" if settings["recon"] == "bce" else "squared errors + {} per image"
+    return unit.format(kl)
+
+
+class Entry(NamedTuple):
+    """What there is to know of a model."""
+
+    build: Callable  # makes one of its config
+    config: dict[str, type]  # the arguments of `build`; with an encoding_dim it decodes latent vectors
+    loss_unit: str | Callable[[dict], str]  # of the loss in the log; MNIST's depends on the settings
+    roles: tuple[str, ...]
+    loss_settings: dict[str, type] = {}  # the settings that the loss depends on
+    metrics: tuple[str, ...] = ()  # in the log, beside the loss
+    script: str = TRAIN_SCRIPT  # what trains it
+    data: str = "flowers"
+    suffix: str = ".pth"  # of its checkpoints
+
+
+MLPAE = Entry(MLPAutoencoder, {"image_size": list}, LOSS_UNIT, (RECONSTRUCTS,), script="MLPAE_train_script.py")
+MNIST = Entry(build_model, MNIST_SIZE, mnist_loss_unit, (RECONSTRUCTS,), script=MAIN, data="MNIST")
+MNIST_VAE = MNIST._replace(loss_settings={"recon": str, "beta": float}, metrics=("recon", "kl"))
+FLOWER_VAE_UNIT = "squared errors + KL, sum over 16 images"
+TABLE = {
+    "MLPAE": MLPAE._replace(suffix=".pkl"),
+    "AE": Entry(Autoencoder, LATENT, "mean squared error", (RECONSTRUCTS, SAMPLES)),
+    "VAE": Entry(VarAutoencoder, LATENT, FLOWER_VAE_UNIT, (RECONSTRUCTS, SAMPLES), {"beta": float}, ("recon", "kl")),
+    "GAN": Entry(GAN, LATENT, "energy distance", (SAMPLES,), metrics=("critic", "generator")),
+    "DDPM": Entry(Diffusion, {"class_prior": list, **SIZE}, "mean squared error of v", (SAMPLES,)),
+    "Classifier": Entry(
+        Classifier, {"classes": int, **SIZE}, "cross-entropy, nats per image", (CLASSIFIES,), metrics=("accuracy",)
+    ),
+    "MNIST_AE": MNIST._replace(build=partial(build_model, "AE"), loss_settings={"recon": str, "beta": NoneType}),
+    "MNIST_VAE": MNIST_VAE._replace(build=partial(build_model, "VAE")),
+    "MNIST_CVAE": MNIST_VAE._replace(build=partial(build_model, "CVAE")),
+}
+
+
+def loss_unit(name: str, settings: dict) -> str:
+    """The unit of a model's loss in the log."""
+    unit = TABLE[name].loss_unit
+    return unit if isinstance(unit, str) else unit(settings)
+
+
+def checkpoint_file(name: str) -> str:
+    """The name of the file of a model's best checkpoint."""
+    return f"BestModel_{name}{TABLE[name].suffix}"
+
+
+def training_command(name: str, output_root: Path) -> str:
+    """What trains a model below that root."""
+    return f"python {TABLE[name].script.format(name.removeprefix('MNIST_'))}{flag_for(output_root)}"
+
+
+def flag_for(output_root: Path) -> str:
+    """What a command needs for another output root than the project."""
+    return "" if output_root == PROJECT else f' --output-root "{output_root}"'
+
+
+def load_model(name: str, output_root: Path):
+    """(model, checkpoint) of the best model of that name, on the CPU. Raises UserError."""
+    path, made_by = output_root / "models" / checkpoint_file(name), f"`{training_command(name, output_root)}`"
+    checkpoint = load_checkpoint(path, made_by)
+    if checkpoint["model"] != name or "epoch" not in checkpoint:
+        found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
+        raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
+    try:
+        _check(TABLE[name], checkpoint)
+        rebuild = _rebuild_mlp if TABLE[name].suffix == ".pkl" else _rebuild_torch
+        return rebuild(TABLE[name].build, checkpoint["config"], checkpoint["state_dict"]), checkpoint
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:30])  # PyTorch lists every layer that does not fit
+        raise UserError(f"{path} does not describe the model {name} ({reason}); make it anew with {made_by}") from None
+
+
+def _rebuild_torch(build, config, state_dict):
+    with torch.device("meta"):  # without memory, however large an untrusted file says that its layers are
+        model = build(**config)
+    weights = {name: weight.float().contiguous() for name, weight in state_dict.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval()
+
+
+def _rebuild_mlp(build, config, state_dict):
+    check_types(state_dict, {"encoder": list, "decoder": list})
+    shapes = [getattr(array, "shape", None) for array in state_dict["encoder"]]
+    height, width = config["image_size"]
+    if shapes[:1] != [(256, 3 * height * width)]:  # before there is memory for as many
+        raise ValueError(f"its layers are not for images of {height}x{width}")
+    model = build(**config)
+    model.load_state_dict(state_dict)
+    return model
+
+
+def _check(entry, checkpoint):
+    """Raise ValueError where what a checkpoint says of itself cannot be, or would take more memory than its weights."""
+    config, data, settings = (checkpoint[name] for name in ("config", "data", "settings"))
+    if config.keys() != entry.config.keys():
+        raise ValueError(f"it is configured by {', '.join(config)}, expected {', '.join(entry.config)}")
+    check_types(config, entry.config)
+    check_types(data, {"name": str, "image_size": list, "fingerprint": str, "classes": list, "images": int})
+    check_types(settings, entry.loss_settings)
+    check_types(checkpoint, {"seed": int, **{f"valid_{name}": (int, float) for name in entry.metrics}})
+    if checkpoint["seed"] < 0 or settings.get("recon", "bce") not in ("bce", "mse"):
+        raise ValueError("its settings do not fit")
+    size = config.get("image_size") or [config.get("img_height", 28), config.get("img_width", 28)]
+    if len(size) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
+        raise ValueError(f"its images are {size}, expected at most {MAX_SIDE}x{MAX_SIDE}")
+    split_seed = data.get("split_seed") if entry.data == "flowers" else 0
+    if data["image_size"] != size or type(split_seed) is not int or split_seed < 0:
+        raise ValueError("what it says of its data does not fit")
+    names, prior = data["classes"], config.get("class_prior", [])
+    count = config.get("classes", len(prior) or len(names))
+    if count != len(names) or not all(type(p) is float for p in prior) or not all(isinstance(n, str) for n in names):
+        raise ValueError("what it says of its classes does not fit")
+
+
+def name_model(checkpoint: dict) -> str:
+    """What titles call a trained model. It tells one run's figures from another's."""
+    name, loss = checkpoint["model"].removeprefix("MNIST_"), checkpoint["valid_loss"]
+    return f"{name}, epoch {checkpoint['epoch']}, validation loss {loss:.6g}"
+
+
+def name_source(shown: dict, checkpoint: dict) -> str:
+    """What a title calls the images shown, with a note where the model was trained on others."""
+    trained = checkpoint["data"]
+    if shown["fingerprint"] == trained["fingerprint"]:
+        return shown["name"]
+    print(
+        f"note: these are not the images that {checkpoint['model']} was trained on: {trained['name']}", file=sys.stderr
+    )
+    return f"{shown['name']}\n(not the images it was trained on: {trained['name']})"
+
+
+def load_photographs(args, checkpoint: dict) -> list[ImageDataset]:
+    """The data sets (those trained on, those held out) of a checkpoint. Raises UserError where others are here."""
+    trained, data = checkpoint["data"], args.data
+    if data == "auto":  # what it was trained on, and no stand-in for that
+        data = "synthetic" if trained["name"].startswith("synthetic") and not args.data_root else "real"
+    height, width = trained["image_size"]
+    loaders = create_flower_dataloaders(1, args.data_root, width, height, data, trained["split_seed"])
+    here = loaders[0].dataset.info
+    if here["fingerprint"] != trained["fingerprint"]:
+        expected, found = (f"{data['name']} with the fingerprint {data['fingerprint']}" for data in (trained, here))
+        raise UserError(
+            f"{checkpoint['model']} was trained on {expected}, found {found}:"
+            " name the right ones with --data-root or --data, or train it anew"
+        )
+    return [loader.dataset for loader in loaders]

@@ -1,0 +1,125 @@
+"""New images from the trained models, and the distributions that their latent vectors are sampled from.
+
+    images = decode(vae, sample_latents(standard_normal(64), count=60, seed=0))     # (60, 3, 24, 24) in [0, 1]
+    images = decode(ae, sample_latents(fit_prior("gmm", codes), 60, seed=0))
+    images = sample_diffusion(ddpm, count=60, seed=0)
+
+All on the CPU, where `load_model` puts models; the seed alone determines the samples.
+"""
+
+import torch
+from sklearn.decomposition import PCA
+from sklearn.mixture import BayesianGaussianMixture
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from tqdm import tqdm
+
+from training import UserError
+
+BATCH = 256  # images at once
+COMPONENTS = 10  # of the mixture
+
+
+@torch.no_grad()
+def encode(model, images: torch.Tensor) -> torch.Tensor:
+    """The codes (N, D) of images (N, 3, H, W): an AE's, or a VAE's mu."""
+    return _check_finite(model, [model.encoder(batch) for batch in images.split(BATCH)])
+
+
+@torch.no_grad()
+def decode(model, latents: torch.Tensor) -> torch.Tensor:
+    """Latent vectors (N, D) -> images (N, 3, H, W) in [0, 1], of an AE, a VAE or a GAN."""
+    return _check_finite(model, [model.decode(batch) for batch in latents.split(BATCH)])
+
+
+def sample_latents(prior, count: int, seed: int) -> torch.Tensor:
+    """`count` latent vectors from a distribution: (count, D)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return prior.sample((count,)).float()
+
+
+def sample_diffusion(model, count: int, seed: int, label: int | None = None, guidance: float = 1.0) -> torch.Tensor:
+    """Images (count, 3, H, W) of a diffusion model; without a label the classes come as often as in its class prior.
+
+    guidance: see `Diffusion.sample`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, *model.image_shape, generator=generator)
+    labels = model.sample_labels(count, generator) if label is None else torch.full((count,), label)
+    pairs = list(zip(noise.split(BATCH), labels.split(BATCH), strict=True))
+    bar = tqdm(pairs, "DDPM samples", unit="batch", disable=None, leave=False)
+    return _check_finite(model, [model.sample(*pair, guidance=guidance) for pair in bar])
+
+
+def standard_normal(dims: int):
+    """N(0, I) of that many dimensions."""
+    return Independent(Normal(torch.zeros(dims), torch.ones(dims)), 1)
+
+
+def fit_prior(sampler: str, codes: torch.Tensor):
+    """The distribution of latent vectors that --sampler names, fitted to codes (N, D) but for "normal"."""
+    fits = {"normal": lambda codes: standard_normal(codes.shape[1]), "gaussian": fit_gaussian, "gmm": fit_mixture}
+    return fits[sampler](codes)
+
+
+def fit_gaussian(codes: torch.Tensor) -> MultivariateNormal:
+    """The Gaussian with the mean and the covariance of codes (N, D)."""
+    return MultivariateNormal(codes.double().mean(dim=0), _covariance(codes))
+
+
+def fit_mixture(codes: torch.Tensor) -> MixtureSameFamily:
+    """A mixture of Gaussians, fitted to codes (N, D) by variational inference (Bishop 2006, section 10.2).
+
+    A component may have fewer codes than its covariance has numbers; the prior counts as D more, spread like all codes.
+    Raises UserError for fewer than two codes.
+    """
+    if len(codes) < 2:
+        raise UserError(f"expected 2 or more photographs to fit a mixture to, found {len(codes)}")
+    fitted = BayesianGaussianMixture(
+        n_components=min(COMPONENTS, len(codes)),
+        weight_concentration_prior_type="dirichlet_distribution",
+        covariance_prior=codes.shape[1] * _covariance(codes).numpy(),
+        init_params="k-means++",
+        max_iter=200,
+        random_state=0,
+    ).fit(codes.double().numpy())
+    weights, means, covariances = map(torch.from_numpy, (fitted.weights_, fitted.means_, fitted.covariances_))
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
+
+
+def _covariance(codes):
+    codes = codes.double()
+    covariance = codes.T.cov(correction=0).reshape(codes.shape[1], -1)
+    ridge = 1e-6 * (1 + covariance.diagonal().mean())  # there may be fewer codes than dimensions
+    return covariance + ridge * torch.eye(len(covariance), dtype=covariance.dtype)
+
+
+def _check_finite(model, batches):
+    """The batches as one tensor. Raises UserError where finite weights made of it what is not."""
+    tensor = torch.cat(batches)
+    if not tensor.isfinite().all():
+        raise UserError(
+            f"what {model.name} makes is not finite: use a smaller --temperature or --guidance,"
+            " or train it anew, its weights are damaged"
+        )
+    return tensor
+
+
+def project(codes: torch.Tensor) -> torch.Tensor:
+    """Latent vectors (N, D) to their first two principal components (N, 2), where they have more than two numbers."""
+    dims = codes.shape[1]
+    if dims <= 2:
+        return torch.nn.functional.pad(codes, (0, 2 - dims))
+    return torch.from_numpy(PCA(2, random_state=0).fit_transform(codes.numpy()))
+
+
+def interpolate(codes: torch.Tensor, steps: int) -> torch.Tensor:
+    """Latent vectors (2 N, D), in pairs, to those on the straight lines between them: (N * steps, D)."""
+    starts, ends = codes[::2, None], codes[1::2, None]  # (N, 1, D)
+    return (starts + torch.linspace(0, 1, steps)[:, None] * (ends - starts)).flatten(0, 1)
+
+
+def manifold(side: int) -> torch.Tensor:
+    """(side^2, 2) latent vectors on a grid, as densely as N(0, I) has them (Kingma & Welling 2014, figure 4)."""
+    quantiles = Normal(0.0, 1.0).icdf(torch.linspace(0.02, 0.98, side))
+    return torch.cartesian_prod(-quantiles, quantiles).flip(1)  # the second goes up, the first to the right

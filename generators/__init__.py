@@ -1,0 +1,1 @@
+"""Beyond the coursework: models that generate flowers, and the classifier whose features score them."""

@@ -1,0 +1,229 @@
+"""Checkpoints: written whole or not at all, and read without running what a hostile file may hold.
+
+    save_checkpoint(path, {"model": "AE", "config": {...}, "state_dict": {...}, ...})
+    checkpoint = load_checkpoint(path, made_by="`python train_script.py --model AE`")
+
+A checkpoint is a dict of plain values; the weights are NumPy arrays in a `.pkl` file, tensors in a `.pth` file.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from training import UserError, printable
+
+ENTRIES = {"model": str, "config": dict, "data": dict, "settings": dict, "history": list, "state_dict": dict}
+WEIGHTS = ("state_dict", "raw_state_dict", "optimizer", "scheduler", "frames")  # entries that hold arrays or tensors
+DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+MAX_VALUES = 1_000_000  # in the other entries; a run of 10,000 epochs has 100,000
+MAX_STRING = 1000  # letters of a string in them
+
+
+@contextmanager
+def atomic_write(path: Path):
+    """A binary file to write to that takes the place of `path` at the end, whole or not at all. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        old = "; the old file is whole" if path.exists() else ""
+        raise UserError(f"cannot write {path} ({error.strerror or error}){old}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, checkpoint: dict) -> None:
+    """Write plain Python values and NumPy arrays (.pkl) or tensors (.pth). Raises UserError."""
+    with atomic_write(path) as file:
+        if path.suffix == ".pkl":
+            pickle.dump(checkpoint, file, protocol=4)  # 5 would shut out NumPy 1.26
+        else:
+            whole = io.BytesIO()  # PyTorch's own writer hides the reason where a disk is full
+            torch.save(checkpoint, whole)
+            file.write(whole.getbuffer())
+
+
+@contextmanager
+def run_lock(folder: Path, model: str):
+    """Keep other runs from writing the checkpoints of a model in a folder, and remove what a killed one left half
+    written. The system frees the lock when the process ends, however it ends. Raises UserError where it is taken."""
+    lock = FileLock(folder / f"LastModel_{model}.lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        advice = "wait until it ends, or give this one another folder with --output-root"
+        raise UserError(f"another run is training {model} in {folder}: {advice}") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+    with lock:
+        for left in folder.glob(f".*Model_{model}.p*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+
+
+def load_checkpoint(path: Path, made_by: str) -> dict:
+    """Read what `save_checkpoint` wrote, without running any code that a hostile file may hold, and in memory of about
+    the file's size. What it returns has the entries that `fit` saves, of their types.
+
+    made_by: what makes the file, for the error message. Raises UserError.
+    """
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {problem}; make it with {made_by}")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from None
+    try:
+        checkpoint = _unpickle(data, path.suffix)
+        _check_entries(checkpoint)
+        if path.suffix == ".pth":
+            _check_tensors(checkpoint["state_dict"], len(data))
+    except ValueError as error:
+        problem = f"is not a readable checkpoint of this project ({error})"
+        raise UserError(f"{path} {problem}; make it anew with {made_by}") from None
+    return checkpoint
+
+
+def _unpickle(data, suffix):
+    """What the file holds; raises ValueError, whatever the libraries raise."""
+    try:
+        return _load_arrays(data) if suffix == ".pkl" else _load_tensors(data)
+    except Exception as error:  # a damaged file can make pickle and PyTorch raise almost anything
+        text = str(error)  # PyTorch's begins with how to switch its protection off
+        reason = (re.search("(WeightsUnpickler error|Trying to load).*", text) or re.search(".*", text))[0]
+        raise ValueError(f"{type(error).__name__}: {printable(reason.partition('. ')[0])[:MAX_STRING]}") from None
+
+
+def _load_tensors(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:  # PyTorch does not compress: a small file that unpacks to a
+        unpacked = sum(entry.file_size for entry in archive.infolist())  # large one is meant to fill the memory
+    if unpacked > len(data):
+        raise ValueError(f"its {len(data)} bytes claim to be {unpacked}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong with the file is an error, one line
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _load_arrays(data):
+    for opcode, argument, _ in pickletools.genops(data):
+        if "PUT" in opcode.name and argument is not None and argument > len(data):  # the length of a table of objects
+            raise ValueError(f"its {len(data)} bytes claim to hold {argument} objects")
+    return _ArrayUnpickler(io.BytesIO(data)).load()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain Python values and arrays. A pickle names the functions that rebuild its objects, with any arguments
+    it likes; NumPy's own would build arrays of pointers from bytes, so these take their place."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("numpy", "dtype"):
+            return _DType
+        if (module, name) == ("numpy", "ndarray"):
+            return name  # an argument of _reconstruct; it cannot be called
+        if module.startswith("numpy.") and name == "_reconstruct":
+            return lambda *_: _Array(0)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+class _DType:
+    """What a pickle says of a dtype: its kind and size, then (by __setstate__) its byte order."""
+
+    def __init__(self, name, *_):
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state):
+        self.order = state[1]
+
+    def checked(self):
+        if self.name not in DTYPES:
+            raise pickle.UnpicklingError(f"it holds an array of {self.name}")
+        return np.dtype(self.name).newbyteorder(self.order)
+
+
+class _Array(np.ndarray):
+    """An array that is filled from bytes alone, and saved again as a plain one."""
+
+    def __setstate__(self, state):
+        version, shape, dtype, is_fortran, data = state
+        if not isinstance(data, bytes):
+            raise pickle.UnpicklingError("it holds an array of objects")
+        super().__setstate__((version, shape, dtype.checked(), is_fortran, data))
+
+    def __reduce__(self):
+        return self.view(np.ndarray).__reduce__()
+
+
+def _check_entries(checkpoint):
+    """Raise ValueError where a checkpoint lacks what `fit` saves, before any code works on it."""
+    if not isinstance(checkpoint, dict):
+        raise ValueError("it holds no dict")
+    check_types(checkpoint, ENTRIES)
+    _check_plain({name: value for name, value in checkpoint.items() if name not in WEIGHTS})
+    history = checkpoint["history"]
+    names = history[0].keys() if history and isinstance(history[0], dict) else ()
+    best = [{name: checkpoint.get(name) for name in names}] if "epoch" in checkpoint else []
+    for row in (*history, *best):
+        if not isinstance(row, dict) or not {"epoch", "train_loss", "valid_loss"} <= row.keys() == names:
+            raise ValueError("its history lacks losses")
+        if not all(type(number) in (int, float) for number in row.values()):
+            raise ValueError("its history holds what is no number")
+
+
+def check_types(found: dict, expected: dict) -> None:
+    """Raise ValueError unless the dict has entries of the types in {name: type}."""
+    for name, kind in expected.items():
+        if not isinstance(found.get(name), kind):
+            raise ValueError(f"it has no {name}, or not of the right type")
+
+
+def _check_plain(value):
+    """Raise ValueError unless it is made of dicts, lists, strings and numbers, none too many, too long or too large."""
+    todo, count = [value], 0
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
+            raise ValueError("it holds a dict whose entries have no names")
+        if isinstance(value, (dict, list, tuple)):
+            todo += [*value, *value.values()] if isinstance(value, dict) else value
+            count += len(value)
+            if count > MAX_VALUES:
+                raise ValueError(f"it holds more than {MAX_VALUES} values")
+        elif isinstance(value, str):
+            if len(value) > MAX_STRING or not value.isprintable():
+                raise ValueError(f"it holds a text of {len(value)} letters or with control characters")
+        elif isinstance(value, (int, float)):
+            if not abs(value) < 2**63:
+                raise ValueError("it holds a number that is none, or 2^63 or more")
+        elif value is not None:
+            raise ValueError(f"it holds a {type(value).__name__} where only weights are arrays")
+
+
+def _check_tensors(state_dict, size):
+    weights = state_dict.values()
+    if not all(isinstance(name, str) for name in state_dict):
+        raise ValueError("its weights have no names")
+    if not all(isinstance(weight, torch.Tensor) and weight.layout is torch.strided for weight in weights):
+        raise ValueError("its weights are not tensors")
+    if sum(weight.numel() * weight.element_size() for weight in weights) > size:
+        raise ValueError("its weights claim to be more than the file holds")  # one number can stand for many
+    if not all(weight.isfinite().all() for weight in weights):
+        raise ValueError("its weights are not finite")
