@@ -1,0 +1,207 @@
+"""MNIST: what is read, downloaded, refused and, where it cannot be had, drawn."""
+
+import gzip
+import hashlib
+import http.server
+import sys
+import threading
+from functools import partial
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from helpers import needs_mnist, run, write_idx, write_mnist
+
+import data
+import datasets
+from data import create_mnist_dataloaders, describe
+from datasets.mnist import import_torchvision
+from datasets.synthetic import make_digits
+from training import PROJECT, UserError
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """The folder of a small MNIST that a test may damage."""
+    return write_mnist(tmp_path / "mnist", train=40, test=20)
+
+
+@pytest.fixture
+def no_data(monkeypatch, tmp_path):
+    """A project folder without data, a small stand-in, and no server of MNIST: nothing listens on that port."""
+    monkeypatch.setattr(import_torchvision().datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(datasets, "PROJECT", tmp_path)
+    monkeypatch.setattr(data, "make_digits", lambda: make_digits(70))
+    monkeypatch.setattr(data, "SYNTHETIC_TRAIN", 60)
+    return tmp_path
+
+
+def test_batches_are_floats_in_the_unit_interval_in_a_new_order_each_epoch(tiny_mnist):
+    train, test = create_mnist_dataloaders(64, str(tiny_mnist))
+    assert isinstance(train, torch.utils.data.DataLoader)
+    assert [len(images) for images, _ in train] == [64, 64, 64, 64, 44]
+    assert [len(images) for images, _ in test] == [100]
+    for images, labels in (*train, *test):
+        assert (images.shape[1:], images.dtype, labels.dtype) == ((1, 28, 28), torch.float32, torch.int64)
+        assert images.min() == 0
+        assert 0.9 < images.max() <= 1
+        assert set(labels.tolist()) <= set(range(10))
+    first, second, tested = (torch.cat([images for images, _ in loader]).flatten(1) for loader in (train, train, test))
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sum(dim=1).sort().values, second.sum(dim=1).sort().values)
+    assert torch.equal(tested, test.dataset.images.flatten(1) / 255)
+
+
+def test_the_files_bytes_arrive_in_order(tiny_mnist):
+    raw, loaders = tiny_mnist / "MNIST" / "raw", create_mnist_dataloaders(64, tiny_mnist)
+    for split, loader in zip(("train", "t10k"), loaders, strict=True):
+        assert (raw / f"{split}-images-idx3-ubyte").read_bytes()[16:] == loader.dataset.images.numpy().tobytes()
+        assert [*(raw / f"{split}-labels-idx1-ubyte").read_bytes()[8:]] == loader.dataset.labels.tolist()
+    assert describe(*loaders).startswith("MNIST-like images, 400 images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)")
+    assert " at 28x28, 300 train / 100 valid, fixed split" in describe(*loaders)
+
+
+@needs_mnist
+def test_the_real_data():
+    train, test = create_mnist_dataloaders(128, data="real")
+    assert describe(train, test).startswith("MNIST, 70000 images ")
+    assert "60000 train / 10000 valid, official split" in describe(train, test)
+    assert [loader.dataset.labels[:5].tolist() for loader in (train, test)] == [[5, 0, 4, 1, 9], [7, 2, 1, 0, 4]]
+    assert (train.dataset.images / 255.0).mean() == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_data, capsys):
+    with pytest.warns(UserWarning, match="no MNIST in .*refused.*stand in") as caught:
+        loaders = create_mnist_dataloaders(16)
+    assert "\n" not in str(caught[0].message)
+    assert describe(*loaders).startswith("synthetic digits, a procedural stand-in for the real ones, 70 images of 10 ")
+    assert "60 train / 10 valid" in describe(*loaders)
+    assert capsys.readouterr().out == ""
+    assert not (no_data / "mnist").exists()  # an empty folder would stand in the way of a link to the data
+    with pytest.raises(UserError, match="no MNIST in .*refused.*--data synthetic"):
+        create_mnist_dataloaders(16, data="real")
+
+
+def test_a_root_named_by_hand_is_never_replaced_by_the_stand_in(no_data, raw, tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a folder.*MNIST/raw/"):
+        create_mnist_dataloaders(16, tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"no MNIST in {tmp_path}.*download failed"):
+        create_mnist_dataloaders(16, tmp_path)
+    (raw / "train-images-idx3-ubyte").rename(raw / "train-images-idx3-ubyte.gz")  # which it is not
+    with pytest.raises(UserError, match=r"holds .*train-images-idx3-ubyte\.gz.*, but no train-images-idx3-ubyte, "):
+        create_mnist_dataloaders(16, tmp_path / "mnist")
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte"])
+def test_what_a_failed_download_left_behind_changes_nothing(no_data, name):
+    raw = no_data / "mnist" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / name).write_bytes(b"<html>please log in</html>")
+    with pytest.warns(UserWarning, match=f"holds {name}, but no .*download failed.*stand in"):
+        train, _ = create_mnist_dataloaders(16)
+    assert train.dataset.info["name"] == "synthetic digits"
+
+
+def test_what_is_missing_is_downloaded_and_the_log_stays_clean(raw, tmp_path, monkeypatch, capsys):
+    fresh, resources = tmp_path / "fresh", []
+    fresh.mkdir()
+    for path in sorted(raw.iterdir()):
+        packed = gzip.compress(path.read_bytes())
+        (tmp_path / f"{path.name}.gz").write_bytes(packed)
+        resources.append((f"{path.name}.gz", hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        mnist = import_torchvision().datasets.MNIST
+        monkeypatch.setattr(mnist, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        monkeypatch.setattr(mnist, "resources", resources)
+        train, _ = create_mnist_dataloaders(16, fresh, data="real")
+        server.shutdown()
+    assert capsys.readouterr().out == ""
+    assert torch.equal(train.dataset.images, create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset.images)
+
+
+def test_other_files_are_not_called_mnist_and_have_another_fingerprint(raw, tmp_path):
+    before = create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset.info
+    write_idx(raw / "t10k-labels-idx1-ubyte", np.zeros(20))
+    assert create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset.info["fingerprint"] != before["fingerprint"]
+    for kind in ("images-idx3", "labels-idx1"):
+        train, test = raw / f"train-{kind}-ubyte", raw / f"t10k-{kind}-ubyte"
+        train.rename(raw / "swapped")
+        test.rename(train)
+        (raw / "swapped").rename(test)
+    train, test = create_mnist_dataloaders(16, tmp_path / "mnist")
+    assert (len(train.dataset), len(test.dataset)) == (20, 40)
+    assert train.dataset.info["name"] == before["name"] == "MNIST-like images"
+
+
+DAMAGE = {
+    "truncated": lambda content: content[:-100],
+    "cut in its header": lambda content: content[:6],
+    "empty": lambda content: b"",
+    "wrong magic number": lambda content: b"\x00\x00\x07\x09" + content[4:],
+    "a text": lambda content: b"<!DOCTYPE html><html>not found</html>",
+    "of another type": lambda content: content[:2] + b"\x0d" + content[3:],
+    "claims billions": lambda content: content[:4] + b"\x7f\xff\xff\xff" + content[8:],
+}
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_named(raw, tmp_path, name, damage):
+    (raw / name).write_bytes(DAMAGE[damage]((raw / name).read_bytes()))
+    with pytest.raises(UserError, match=rf"\A[^\n]*{raw / name}[^\n]*\Z"):  # in one line
+        create_mnist_dataloaders(16, tmp_path / "mnist")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train-labels-idx1": np.zeros(39)}, "40 images, but .*train-labels-idx1-ubyte holds 39 labels"),
+        ({"train-labels-idx1": np.full(40, 12)}, "train-labels-idx1-ubyte holds the label 12.* 0 to 9"),
+        ({"t10k-labels-idx1": np.zeros(1)}, "20 images, but .* 1 labels"),
+        ({"t10k-images-idx3": np.zeros((20, 28, 27))}, r"t10k-images-idx3-ubyte .*\(28, 27\).*\(28, 28\)"),
+        ({"t10k-images-idx3": np.zeros((1, 28, 28)), "t10k-labels-idx1": [0]}, "1 images, .* 1 labels.* two or more"),
+    ],
+)
+def test_files_that_do_not_fit_together_are_named(raw, tmp_path, changes, message):
+    for name, array in changes.items():
+        write_idx(raw / f"{name}-ubyte", np.asarray(array))
+    with pytest.raises(UserError, match=message):
+        create_mnist_dataloaders(16, tmp_path / "mnist")
+
+
+def test_a_file_that_may_not_be_read_is_named(raw, tmp_path, monkeypatch):
+    denied = Mock(side_effect=PermissionError(13, "Permission denied"))
+    monkeypatch.setattr(import_torchvision().datasets.mnist, "read_label_file", denied)
+    with pytest.raises(UserError, match=f"cannot read {raw}/train-labels-idx1-ubyte .*Permission denied"):
+        create_mnist_dataloaders(16, tmp_path / "mnist")
+
+
+def test_torchvision_can_be_imported_beside_any_build_of_pytorch():
+    code = "from datasets.mnist import import_torchvision as load; assert load() is load();"
+    code += "from torchvision.datasets import ImageFolder, MNIST; print(load().__name__)"
+    status, out, err = run([sys.executable, "-c", code], cwd=PROJECT)
+    assert (status, out) == (0, "torchvision\n"), err
+
+
+def test_digits_are_seeded_look_like_mnist_and_differ_within_a_class():
+    few, again, other = (make_digits(50, seed) for seed in (0, 0, 1))
+    assert all(map(torch.equal, few, again))
+    assert not torch.equal(few[0], other[0])
+    images, labels = make_digits(3000)
+    assert (images.shape, images.dtype) == ((3000, 1, 28, 28), torch.uint8)
+    assert labels.bincount(minlength=10).min() > 200
+    assert images.amax(dim=(1, 2, 3)).min() > 200  # no digit has faded away
+    ink = images[:, 0] / 255
+    assert ink.mean() == pytest.approx(0.1307, abs=0.02)  # of MNIST
+    places, mass = torch.arange(28) - 13.5, ink.sum(dim=(1, 2))
+    assert all((ink.sum(dim=dim) @ places / mass).abs().mean() < 0.5 for dim in (1, 2))  # centred by mass
+    assert ink[:, (0, -1)].mean() < 0.01  # the margin is black
+    pixels = ink.flatten(1)
+    means = torch.stack([pixels[:2000][labels[:2000] == digit].mean(dim=0) for digit in range(10)])
+    nearest = torch.cdist(pixels[2000:], means).argmin(dim=1)
+    assert (nearest == labels[2000:]).float().mean() > 0.6  # the same classifier reads 82 % of MNIST
+    assert pixels[labels == 3].std(dim=0).max() > 0.3

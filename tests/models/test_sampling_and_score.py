@@ -1,0 +1,94 @@
+"""Samples, priors, projections and the score, against closed forms and brute force."""
+
+import itertools
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from evaluation import sampling
+from evaluation.score import kernel_distance, mann_whitney_p, nearest, standardise
+from training import UserError
+
+
+def test_standard_normal_latents_depend_on_the_seed_alone():
+    expected, before = torch.randn(60, 64, generator=torch.Generator().manual_seed(3)), torch.get_rng_state()
+    assert torch.equal(sampling.sample_latents(sampling.standard_normal(64), 60, seed=3), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_gaussian_has_the_moments_of_the_codes_and_the_mixture_finds_clusters_that_it_blurs():
+    codes = torch.randn(500, 3) @ torch.tensor([[2.0, 1, 0], [0, 1, 0], [0, 0, 0.1]]) + 5
+    gaussian = sampling.fit_gaussian(codes)
+    torch.testing.assert_close(gaussian.mean.float(), codes.mean(dim=0))
+    torch.testing.assert_close(gaussian.covariance_matrix.float(), codes.T.cov(correction=0), atol=1e-5, rtol=1e-5)
+    centres = torch.tensor([[-10.0, 0], [10, 0], [0, 10]])
+    codes, others = (centres.repeat(200, 1) + torch.randn(600, 2) for _ in range(2))
+    mixture, gaussian = sampling.fit_mixture(codes), sampling.fit_gaussian(codes)
+    assert mixture.log_prob(others.double()).mean() > gaussian.log_prob(others.double()).mean() + 1
+    samples = sampling.sample_latents(mixture, 1000, seed=0)
+    assert (torch.cdist(samples, centres).min(dim=1).values < 4).float().mean() > 0.97
+
+
+def test_priors_can_be_fitted_to_fewer_codes_than_dimensions_but_no_mixture_to_one():
+    for count, name in itertools.product([1, 2, 5], ["normal", "gaussian", "gmm"]):
+        if (count, name) != (1, "gmm"):
+            prior = sampling.fit_prior(name, torch.randn(count, 8))
+            assert sampling.sample_latents(prior, 20, seed=0).isfinite().all()
+    with pytest.raises(UserError, match="2 or more .* found 1"):
+        sampling.fit_prior("gmm", torch.randn(1, 8))
+
+
+def test_interpolations_go_straight_and_the_manifold_is_spaced_like_the_normal_distribution():
+    codes = torch.tensor([[0.0, 0.0], [2.0, 4.0], [1.0, 1.0], [1.0, 1.0]])
+    assert sampling.interpolate(codes, 3).tolist() == [[0, 0], [1, 2], [2, 4]] + 3 * [[1, 1]]
+    grid = sampling.manifold(5).view(5, 5, 2)
+    assert min(grid[0, :, 0].diff().min(), -grid[:, 0, 1].diff().max()) > 0  # to the right, and up
+    torch.testing.assert_close(grid[2, 2], torch.zeros(2), atol=1e-6, rtol=0)
+    probabilities = Normal(0.0, 1.0).cdf(grid[0, :, 0]).diff()
+    torch.testing.assert_close(probabilities, probabilities[:1].expand(4), atol=1e-5, rtol=0)
+
+
+def test_the_projection_keeps_the_directions_of_most_variance():
+    hidden, basis = torch.randn(500, 2) * torch.tensor([5.0, 2.0]), torch.linalg.qr(torch.randn(8, 8)).Q
+    points = sampling.project(hidden @ basis[:2] + 0.01 * torch.randn(500, 8) + 3)
+    assert (torch.corrcoef(torch.cat([points, hidden], dim=1).T)[:2, 2:].diagonal().abs() > 0.99).all()
+    assert torch.equal(sampling.project(hidden), hidden)
+    assert torch.equal(sampling.project(hidden[:, :1]), hidden * torch.tensor([1.0, 0.0]))
+
+
+def slow_distance(x, y):
+    """The unbiased estimate of the kernel distance, pair by pair."""
+    pairs = itertools.product(x, y), itertools.permutations(x, 2), itertools.permutations(y, 2)
+    between, *within = (torch.stack([(a @ b / x.shape[1] + 1) ** 3 for a, b in some]).mean() for some in pairs)
+    return sum(within) - 2 * between
+
+
+def test_the_kernel_distance_and_its_jackknife_against_brute_force():
+    x, y = torch.randn(6, 4).double(), torch.randn(5, 4).double() + 0.3
+    distance, error = kernel_distance(x, y)
+    assert distance == pytest.approx(slow_distance(x, y).item())
+    without = [torch.stack([slow_distance(x[torch.arange(6) != i], y) for i in range(6)])]
+    without += [torch.stack([slow_distance(x, y[torch.arange(5) != i]) for i in range(5)])]
+    assert error**2 == pytest.approx(sum((len(part) - 1) * part.var(correction=0).item() for part in without))
+
+
+def test_the_kernel_distance_is_unbiased_and_its_standard_error_is_its_spread():
+    same = torch.tensor([kernel_distance(torch.randn(60, 3), torch.randn(50, 3)) for _ in range(300)])
+    assert abs(same[:, 0].mean()) < 4 * same[:, 0].std() / 300**0.5
+    apart = torch.tensor([kernel_distance(torch.randn(60, 3), torch.randn(50, 3) + 1) for _ in range(300)])
+    assert apart[:, 0].mean() > 5 * same[:, 0].std()
+    assert apart[:, 1].mean().item() == pytest.approx(apart[:, 0].std().item(), rel=0.2)
+
+
+def test_nearest_images_tell_copies_from_new_ones_whatever_their_brightness_and_contrast():
+    images, x = torch.rand(5, 3, 4, 4), torch.rand(20, 48)
+    torch.testing.assert_close(standardise(0.3 * images + 0.2), standardise(images))
+    assert standardise(torch.ones(1, 3, 4, 4)).isfinite().all()
+    distances, which = nearest(x[[3, 7]] + 0.1, x)
+    assert which.tolist() == [3, 7]
+    torch.testing.assert_close(distances, torch.full((2,), 0.1 * 48**0.5))
+    photographs, others, new = (torch.randn(n, 20) for n in (300, 100, 100))
+    copies, usual = photographs[:100] + 0.1 * torch.randn(100, 20), nearest(others, photographs)[0]
+    p = [mann_whitney_p(nearest(images, photographs)[0], usual) for images in (copies, new, 3 * new)]
+    assert p[0] < 1e-6 < 0.01 < p[1] < 0.99 < p[2]

@@ -1,0 +1,137 @@
+"""Kill training runs again and again, resume them, and compare what they end with; called by test_faults.py.
+
+    python tests/robustness/kill_loop.py KILLS FOLDER FLOWERS MNIST [MODEL ...]    # a line of JSON for each model
+
+Each run is a fork of this process, which has done nothing but import: starting Python and PyTorch anew would take most
+of the time. Every kill waits for a random moment, half of them after it until a half-written file is seen.
+"""
+
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import main
+import MLPAE_train_script
+import train_script
+from datasets.mnist import import_torchvision
+from training.checkpoints import load_checkpoint
+
+RUNS = {
+    "MLPAE": (MLPAE_train_script, ["--epochs", "6", "--patience", "6"]),
+    "AE": (train_script, ["--model", "AE", "--image-size", "8", "--batch-size", "24", "--epochs", "6"]),
+    "VAE": (train_script, ["--model", "VAE", "--image-size", "8", "--batch-size", "24", "--epochs", "6"]),
+    "GAN": (train_script, ["--model", "GAN", "--image-size", "8", "--batch-size", "48", "--epochs", "4"]),
+    "MNIST_VAE": (main, ["--model", "VAE", "--hidden-size", "16", "--epochs", "6"]),
+}
+
+importlib.import_module("torch._dynamo")  # or each fork would import it, for the optimizer's first step
+import_torchvision()
+torch.set_num_threads(1)  # no fork may inherit threads; each makes its own
+for script in (MLPAE_train_script, train_script, main):
+    for name in ("plot_losses", "plot_latents", "plot_latent_space", "plot_reconstructions", "plot_samples"):
+        vars(script)[name] = lambda *_, **__: None  # figures take longer than the training
+torch.nn.init.orthogonal_ = lambda weight, *_, **__: torch.nn.init.normal_(weight, 0, 0.05)  # and so does this
+
+
+def start(run, *argv) -> int:
+    """Run run(*argv) in a fork, silently; returns the process's id. Its status is 0, or 1 for an exception."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        run(*argv)
+        os._exit(0)
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+def finish(run, *argv) -> float:
+    """The same to its end; returns the seconds that it took."""
+    started = time.monotonic()
+    assert os.waitpid(start(run, *argv), 0)[1] == 0, "a run does not end well"
+    return time.monotonic() - started
+
+
+def kill_at_a_bad_moment(pid, folder, latest) -> str:
+    """SIGKILL; returns "saving", "running" or, if it was over before, "done"."""
+    moment, wait_for_save = time.monotonic() + random.uniform(0, latest), random.random() < 0.5
+    while time.monotonic() < moment or (wait_for_save and not half_written(folder)):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return "done"
+        time.sleep(0.0005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "saving" if half_written(folder) else "running"
+
+
+def half_written(folder) -> list[str]:
+    """The hidden files."""
+    return [path.name for path in folder.glob(".*")]
+
+
+def load_both(folder) -> list[dict]:
+    """The best and the last state, as far as they are there; each has to load."""
+    return [load_checkpoint(path, made_by="test") for path in sorted(folder.glob("[BL]*Model_*.p??"))]
+
+
+def compare(folder, other) -> None:
+    """The best and the last states are the same, bit for bit."""
+    pairs = list(zip(load_both(folder), load_both(other), strict=True))
+    assert len(pairs) == 2
+    for one, two in pairs:
+        different = [(a, b) for a, b in zip(one["history"], two["history"], strict=True) if a != b]
+        assert not different, f"{len(different)} epochs differ, the first: {different[0]}"
+        for entry in ("state_dict", "raw_state_dict"):
+            weights = [flat(checkpoint.get(entry, {})) for checkpoint in (one, two)]
+            assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True)), entry
+
+
+def flat(weights):
+    """The tensors of a state dict, or of the perceptron's lists of arrays."""
+    arrays = [array for value in weights.values() for array in (value if isinstance(value, list) else [value])]
+    return [torch.as_tensor(array) for array in arrays]
+
+
+def kill_and_resume(run, kills, root) -> dict:
+    """Kill run(output root, ...) so often; returns how many kills fell into what, the most epochs that were resumed,
+    and the hidden files left."""
+    killed, whole = root / "killed", root / "whole"
+    models = killed / "models"
+    models.mkdir(parents=True)
+    latest = 0.7 * finish(run, whole)
+    counts, resumed = {"saving": 0, "running": 0}, 0
+    while sum(counts.values()) < kills:
+        moment = kill_at_a_bad_moment(start(run, killed, "--resume"), models, latest)
+        if moment == "done":
+            compare(models, whole / "models")
+            for path in models.iterdir():
+                path.unlink()  # and from the beginning
+        else:
+            counts[moment] += 1
+            resumed = max([resumed, *(len(state["history"]) for state in load_both(models)[1:])])
+    finish(run, killed, "--resume")
+    compare(models, whole / "models")
+    return {**counts, "resumed": resumed, "left": half_written(models)}
+
+
+if __name__ == "__main__":
+    kills, root, flowers, mnist, *names = sys.argv[1:]
+    for name in names or RUNS:
+        script, flags = RUNS[name]
+        flags = [*flags, "--data-root", mnist if name.startswith("MNIST") else flowers]
+
+        def run(output_root, *more, script=script, flags=flags) -> None:
+            """Train."""
+            script.main([*flags, "--output-root", str(output_root), *more])
+
+        print(json.dumps({"model": name, **kill_and_resume(run, int(kills), Path(root) / name)}), flush=True)
