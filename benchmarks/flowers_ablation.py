@@ -19,18 +19,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Autoencoder
-import data
 import train_script
 import VarAutoencoder
-from training import natural_int, positive_int
+from training.flags import natural_int, positive_int
 
 initialise, build_decoder = Autoencoder.initialise, Autoencoder.build_decoder
 build_encoder, build_optimizer = Autoencoder.build_encoder, train_script.build_optimizer
-make_steps = train_script.make_steps
-create_flower_dataloaders = data.create_flower_dataloaders
+build_learner = train_script.build_learner
+create_flower_dataloaders = train_script.create_flower_dataloaders
 
 
-def without_twins(stack, last_gain):
+def without_pairs(stack, last_gain):
     """Orthogonal weights of the same gains, each channel for itself."""
     layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
     for layer in layers:
@@ -38,18 +37,12 @@ def without_twins(stack, last_gain):
         nn.init.zeros_(layer.bias)
 
 
-def averaged_steps(args, model, optimizer, scheduler, device):
-    """Our steps, validated with a moving average of the weights over about 100 steps."""
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    train_step, _, *state = make_steps(args, model, optimizer, scheduler, device)
-    _, valid_step, *_ = make_steps(args, average, optimizer, scheduler, device)
-
-    def averaged_train_step(*batch, epoch):
-        metrics = train_step(*batch, epoch)
-        average.update_parameters(model)
-        return metrics
-
-    return averaged_train_step, valid_step, *state
+def averaged_learner(*args):
+    """Our learner, validated with a moving average of the weights over about 100 steps."""
+    learner = build_learner(*args)
+    learner.averaged = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    learner.saved = learner.averaged.module
+    return learner
 
 
 def no_grey(*args):
@@ -62,12 +55,12 @@ def no_grey(*args):
 def transposed_decoder(*args):
     """Our decoder with transposed convolutions (kernel 4, stride 2) for upsampling and convolution."""
     layers = [nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ConvTranspose2d(32, 3, 4, 2, 1)]
-    for layer, twins_out, gain in zip(layers, (True, False), (2**0.5, 0.1), strict=True):
-        rows, columns = layer.out_channels // (1 + twins_out), layer.in_channels // 2
+    for layer, paired_out, gain in zip(layers, (True, False), (2**0.5, 0.1), strict=True):
+        rows, columns = layer.out_channels // (1 + paired_out), layer.in_channels // 2
         block = nn.init.orthogonal_(torch.empty(rows, columns, 4, 4), 2 * gain)  # a pixel sees a quarter of the kernel
         block = torch.cat([block, -block], dim=1)
         with torch.no_grad():
-            layer.weight.copy_((torch.cat([block, -block]) if twins_out else block).transpose(0, 1))
+            layer.weight.copy_((torch.cat([block, -block]) if paired_out else block).transpose(0, 1))
             layer.bias.zero_()
     return nn.Sequential(*build_decoder(*args)[:5], layers[0], nn.ReLU(), layers[1], nn.Sigmoid())
 
@@ -103,17 +96,21 @@ def patch(function, replacement):
 VARIANTS = {
     "**ours**": [],
     "PyTorch's default weights, our biases": [patch(initialise, lambda stack, last_gain: None)],
-    "orthogonal weights without twins": [patch(initialise, without_twins)],
+    "orthogonal weights without pairs": [patch(initialise, without_pairs)],
     "gain √2 in the last layers as well": [patch(initialise, lambda stack, last_gain: initialise(stack, 2**0.5))],
     "first bias zero": [patch(build_encoder, no_grey)],
     "transposed convolutions": [patch(build_decoder, transposed_decoder)],
-    "images not mirrored": [patch(create_flower_dataloaders, lambda *args, mirror: create_flower_dataloaders(*args))],
+    "images not mirrored": [
+        mock.patch.object(
+            train_script, "create_flower_dataloaders", lambda *args, mirror: create_flower_dataloaders(*args)
+        )
+    ],
     "no weight decay": [patch(build_optimizer, optimizer_with(weight_decay=0.0))],
     "Adam's beta2 0.999": [patch(build_optimizer, optimizer_with(betas=(0.95, 0.999)))],
     "cosines in the one-cycle schedule": [patch(build_optimizer, cosine)],
     "Adam at a constant 1e-3": [patch(build_optimizer, constant)],
-    "validated with averaged weights": [patch(make_steps, averaged_steps)],
-    "log_var starts at 0": [mock.patch.object(VarAutoencoder, "LOG_VAR_START", 0.0)],
+    "validated with averaged weights": [patch(build_learner, averaged_learner)],
+    "log_var starts at 0": [mock.patch.object(VarAutoencoder, "INITIAL_LOG_VAR", 0.0)],
 }
 
 

@@ -10,31 +10,28 @@ import argparse
 import statistics
 
 import common
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_script
 from data import create_flower_dataloaders
-from training import FLOWERS_ROOT, positive_int, seed_everything
+from training.flags import multiple_of_4, positive_int
+from training.script import seed_everything
 
-CPU = torch.device("cpu")
 
-
-def epoch_of(model_name: str, *flags: str, root=FLOWERS_ROOT):
+def epoch_of(model_name: str, *flags: str, root=None):
     """A function that trains and validates for one epoch, with the script's flags."""
     args = train_script.parse_args(["--model", model_name, "--epochs", "1000", *flags])
     (height, width), args.device = args.image_size, "cpu"
     loaders = create_flower_dataloaders(args.batch_size, root, width, height, "real", mirror=True)
     seed_everything(args.seed)
     model, _ = train_script.build_model(args, loaders[0].dataset)
-    optimizer, scheduler = train_script.build_optimizer(args, model.parameters(), len(loaders[0]))
-    train_step, valid_step, *_ = train_script.make_steps(args, model, optimizer, scheduler, CPU)
+    learner = train_script.build_learner(args, model, len(loaders[0]))
 
     def epoch():
         for images, labels in loaders[0]:
-            train_step(images, labels, 1)
+            learner.train_step(images, labels, 1)
         for images, labels in loaders[1]:
-            valid_step(images, labels)
+            learner.valid_step(images, labels)
 
     return epoch
 
@@ -43,7 +40,7 @@ def main(argv=None):
     """Write two rows for each image size."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=list(train_script.DEFAULTS), default="AE")
-    parser.add_argument("--sizes", type=train_script.multiple_of_4, nargs="+", default=[24])
+    parser.add_argument("--sizes", type=multiple_of_4, nargs="+", default=[24])
     parser.add_argument("--batch-size", type=positive_int, help="default: the script's")
     parser.add_argument("--turns", type=positive_int, default=5)
     args = parser.parse_args(argv)

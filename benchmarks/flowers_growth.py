@@ -19,7 +19,7 @@ import common
 import flowers_epoch
 import numpy as np
 
-from training import FLOWERS_ROOT, PROJECT
+from training import PROJECT
 
 SWEEPS = {
     "images": ("--times", (1, 2, 6)),
@@ -31,7 +31,7 @@ SWEEPS = {
 
 def links(folder: Path, times: int) -> Path:
     """A folder that names every photograph so many times."""
-    for photograph in filter(Path.is_file, (PROJECT / FLOWERS_ROOT).resolve().rglob("*")):
+    for photograph in filter(Path.is_file, (PROJECT / "flowers").resolve().rglob("*")):
         (folder / photograph.parent.name).mkdir(exist_ok=True)
         for number in range(times):
             (folder / photograph.parent.name / f"{number} {photograph.name}").symlink_to(photograph)

@@ -14,7 +14,7 @@ import flowers_training
 
 import train_script
 from data import create_flower_dataloaders
-from training import positive_int
+from training.flags import positive_int
 
 
 def measure(make):

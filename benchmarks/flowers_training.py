@@ -13,26 +13,28 @@ import sys
 import tempfile
 
 import common
+import torch
+from torch.utils.data import DataLoader, Subset, random_split
 
 import train_script
-from training import FLOWERS_ROOT, PROJECT, natural_int, positive_int, seed_everything
+from datasets.mnist import import_torchvision
+from evaluation.models import TABLE
+from training import PROJECT
+from training.flags import natural_int, positive_int
+from training.script import seed_everything
+from VarAutoencoder import VAE_UNIT
 
 TARGETS = {"AE": 0.012, "VAE": 800}  # of the validation loss
 
 
 def usual_loaders(args, workers):
     """DataLoaders of single images, decoded and resized each time; 80 % to train on, 20 % to validate on."""
-    import torch
-    from torch.utils.data import DataLoader, Subset, random_split
-
-    from data import import_torchvision
-
     datasets = import_torchvision().datasets
     from torchvision.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
 
     resize = [Resize(args.image_size), ToTensor()]
-    train_set = datasets.ImageFolder(PROJECT / FLOWERS_ROOT, Compose([RandomHorizontalFlip(), *resize]))
-    valid_set = datasets.ImageFolder(PROJECT / FLOWERS_ROOT, Compose(resize))
+    train_set = datasets.ImageFolder(PROJECT / "flowers", Compose([RandomHorizontalFlip(), *resize]))
+    valid_set = datasets.ImageFolder(PROJECT / "flowers", Compose(resize))
     train_indices, valid_indices = random_split(torch.arange(len(train_set)), [0.8, 0.2])
     options = {"batch_size": args.batch_size, "num_workers": workers, "persistent_workers": workers > 0}
     return (
@@ -43,21 +45,15 @@ def usual_loaders(args, workers):
 
 def usual_way(args, workers):
     """Train as tutorials do, in the default memory format; prints the validation loss of each epoch."""
-    import torch
-
-    from VarAutoencoder import MODELS, VAE_loss_function
-
     seed_everything(args.seed)
     train_loader, valid_loader = usual_loaders(args, workers)
-    model = MODELS[args.model](args.encoding_dim, *args.image_size)
+    model = TABLE[args.model].build(args.encoding_dim, *args.image_size)
     optimizer, scheduler = train_script.build_optimizer(args, model.parameters(), len(train_loader))
 
     def loss_of(images):
-        if args.model == "AE":
-            return torch.nn.functional.mse_loss(model(images), images)
-        return VAE_loss_function(model(images), images) / images.numel()
+        return model.measure(model(images), images)[0]
 
-    scale = 1 if args.model == "AE" else train_script.VAE_UNIT * 3 * args.image_size[0] * args.image_size[1]
+    scale = 1 if args.model == "AE" else VAE_UNIT * 3 * args.image_size[0] * args.image_size[1]
     for epoch in range(1, args.epochs + 1):
         valid_loss = 0.0
         for images, _ in train_loader:

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import MLPAE_train_script as script
 from data import create_flower_dataloaders, describe
-from training import natural_int, positive_int
+from training.flags import natural_int, positive_int
 
-ours = script.initialise
+ours = script.MLPAutoencoder.initialise
 
 
 def pytorch_default(model, mean_image):
@@ -31,14 +31,14 @@ def pytorch_default(model, mean_image):
         bias[...] = np.random.uniform(-bound, bound, bias.shape)
 
 
-def variant(twins=True, centred=True, zero_last=True, gain=2**0.5):
+def variant(pairs=True, centred=True, zero_last=True, gain=2**0.5):
     """Ours, with some of it left out."""
 
     def initialise(model, mean_image):
         ours(model, mean_image)
         weights, biases = model.params[::2], model.params[1::2]
         for weight in weights:
-            if not twins:
+            if not pairs:
                 weight[...] = 2**0.5 * script.orthogonal(*weight.shape)
             weight *= gain / 2**0.5
         if zero_last:
@@ -50,10 +50,10 @@ def variant(twins=True, centred=True, zero_last=True, gain=2**0.5):
 
 VARIANTS = {
     "PyTorch's default": pytorch_default,
-    "orthogonal, gain √2, last bias at the mean image": variant(twins=False, centred=False, zero_last=False),
-    "+ last weights zero": variant(twins=False, centred=False),
-    "+ hidden units in twins": variant(centred=False),
-    "+ first bias takes the mean image away (ours)": ours,
+    "orthogonal, gain √2, last bias at the mean image": variant(pairs=False, centred=False, zero_last=False),
+    "+ last weights zero": variant(pairs=False, centred=False),
+    "+ hidden units in antisymmetric pairs": variant(centred=False),
+    "+ first bias subtracts the mean image (ours)": ours,
     "ours, gain 1": variant(gain=1.0),
     "ours, gain 1.7": variant(gain=1.7),
 }
@@ -81,7 +81,7 @@ def main(argv=None):
         errors = [principal_component_error(train, images, components) for images in (train, valid)]
         print(f"| (no network: {components} principal components) | | {errors[0]:.4f} | {errors[1]:.4f} | |")
     for name, initialise in VARIANTS.items():
-        script.initialise = initialise
+        script.MLPAutoencoder.initialise = initialise
         for seed in args.seeds:
             quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
             with tempfile.TemporaryDirectory() as folder, quiet[0], quiet[1]:

@@ -16,8 +16,9 @@ import torch
 
 from autograd import MSE, Linear
 from data import create_flower_dataloaders
-from MLPAE_train_script import build_autoencoder, flatten, initialise
-from training import positive_int, seed_everything
+from MLPAE_train_script import MLPAutoencoder, flatten
+from training.flags import positive_int
+from training.script import seed_everything
 
 WARM_UP = 10  # steps before each turn: the caches and thread pools belong to the other one until then
 
@@ -82,8 +83,8 @@ def main(argv=None):
     seed_everything(0)
     loaders = create_flower_dataloaders(args.batch_size, data="real")
     batches = [images for images, _ in loaders[0] if len(images) == args.batch_size]
-    model = build_autoencoder(24, 24)
-    initialise(model, loaders[0].dataset.images.numpy().mean(axis=0).ravel() / 255)
+    model = MLPAutoencoder([24, 24])
+    model.initialise(loaders[0].dataset.images.numpy().mean(axis=0).ravel() / 255)
 
     lr = 1.0
     ours = numpy_step(model, lr), [flatten(images) for images in batches]

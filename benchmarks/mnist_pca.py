@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from mlp_initialisation import principal_component_error
 
 from data import create_mnist_dataloaders
-from training import natural_int
+from training.flags import natural_int
 
 
 def main(argv=None):

@@ -19,9 +19,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from data import create_mnist_dataloaders
+from evaluation.models import load_model
 from model import MODELS
-from trained import load_model
-from training import PROJECT, seed_everything
+from training import PROJECT
+from training.script import seed_everything
 
 COUNT, SURE = 10_000, 0.95
 

@@ -12,8 +12,15 @@ import sys
 import tempfile
 
 import common
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy, relu
+from torch.utils.data import DataLoader
 
-from training import MNIST_ROOT, PROJECT, positive_int, seed_everything
+from datasets.mnist import import_torchvision
+from training import PROJECT
+from training.flags import positive_int
+from training.script import seed_everything
 
 TARGET = 105.6  # about what the usual example comes to in 10 epochs
 OUR_EPOCHS = 3
@@ -21,13 +28,6 @@ OUR_EPOCHS = 3
 
 def usual_example(most_epochs: int = 20):
     """Train until the test loss is below the target; prints it after each epoch."""
-    import torch
-    from torch import nn
-    from torch.nn.functional import binary_cross_entropy, relu
-    from torch.utils.data import DataLoader
-
-    from data import import_torchvision
-
     torchvision = import_torchvision()
     from torchvision.transforms import ToTensor
 
@@ -50,7 +50,7 @@ def usual_example(most_epochs: int = 20):
 
     seed_everything(0)
     train_set, test_set = (
-        torchvision.datasets.MNIST(PROJECT / MNIST_ROOT, train=train, transform=ToTensor()) for train in (True, False)
+        torchvision.datasets.MNIST(PROJECT / "mnist", train=train, transform=ToTensor()) for train in (True, False)
     )
     train_loader = DataLoader(train_set, batch_size=128, shuffle=True)
     test_loader = DataLoader(test_set, batch_size=128)

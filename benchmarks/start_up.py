@@ -14,14 +14,15 @@ import tempfile
 
 import common
 
-from training import PROJECT, positive_int
+from training import PROJECT
+from training.flags import positive_int
 
 SCRIPTS = ("MLPAE_train_script.py", "train_script.py", "main.py", "visualization.py", "random_generation.py")
 SHOWN = ("numpy", "torch", "torch._dynamo", "tqdm")
 FIRST_BATCH = """
-import sys, {module}, training
+import sys, {module}, training.loop
 def stop(*_): sys.exit()
-training.average = stop
+training.loop.average = stop
 {module}.main(sys.argv[1:])
 """
 
