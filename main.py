@@ -210,7 +210,7 @@ def plot_test_set(args, model, test_set, title: str) -> None:
     plot_reconstructions(*shown, figure_path(args, "reconstruction"), f"{title}\n{error}")
     axis = "latent dimension" if codes.shape[1] <= 2 else "principal component"
     plot_latent_space(project(codes).numpy(), digits.numpy(), figure_path(args, "latent"), title, axis)
-    if args.model == "VAE":
+    if model.is_dist and not model.has_label:
         walks = model.decode(interpolate(codes[:EXAMPLES], STEPS)).numpy()
         plot_samples(walks, figure_path(args, "interpolation"), f"{title}, from the mean of one to the mean of another")
 
@@ -225,7 +225,7 @@ def plot_random(args, model, title: str, labels: list[int] | None) -> None:
     if labels:
         hands, ys = zs[:HANDS].repeat_interleave(len(labels), dim=0), ys.new_tensor(labels).repeat(HANDS)
         plot_samples(model.decode(hands, ys).numpy(), figure_path(args, "labels"), f"{sampled}, one a row", len(labels))
-    if args.model == "VAE" and zs.shape[1] == 2:
+    if model.is_dist and not model.has_label and zs.shape[1] == 2:
         plane = model.decode(manifold(MANIFOLD)).numpy()
         title = f"{title}:\nz at evenly spaced quantiles of N(0, 1)"
         plot_samples(plane, figure_path(args, "manifold"), title, MANIFOLD)

@@ -78,6 +78,8 @@ from training.loop import fit, last_line
 from training.script import log, run_script, seed_everything
 from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, aggregate_posterior, kl_divergence
 
+ADAMW = {"AE": (0.9, 0.2), "VAE": (0.9, 0.2), "Classifier": (0.9, 0.2), "DDPM": (0.9, 0.01)}  # beta1, weight decay
+ADAMW["GAN"] = (0.0, 0.01)  # gradients of a game change as the other player moves
 COLLAPSED_KL = 0.1  # nats per image below which the VAE's latent vector says next to nothing
 
 
@@ -85,20 +87,19 @@ def build_optimizer(args, parameters, steps_per_epoch: int):
     """(optimizer, scheduler); the scheduler goes one step on with every batch.
 
     one-cycle (Smith & Topin 2018) raises the learning rate from lr / 25 to lr in the first 30 % of the steps and
-    lowers it to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and rises again. The GAN
-    has no momentum.
+    lowers it to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and rises again, where
+    there is any.
     """
     if args.optimizer == "adam":
-        weight_decay = 0.01 if args.model in ("DDPM", "GAN") else 0.2
-        beta1 = 0.0 if args.model == "GAN" else 0.9  # gradients of a game change as the other player moves
-        optimizer = AdamW(parameters, args.lr, betas=(beta1, 0.99), weight_decay=weight_decay, fused=True)
+        momentum, weight_decay = ADAMW[args.model]
+        optimizer = AdamW(parameters, args.lr, betas=(momentum, 0.99), weight_decay=weight_decay, fused=True)
     else:
         momentum = 0.9 if args.optimizer == "momentum" else 0.0
         optimizer = SGD(parameters, args.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
     if args.schedule == "step":
         return optimizer, StepLR(optimizer, LR_DECAY_EVERY * steps_per_epoch, LR_DECAY)
-    steps, cycle_momentum = args.epochs * steps_per_epoch, args.optimizer != "sgd" and args.model != "GAN"
-    return optimizer, OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=cycle_momentum)
+    steps = args.epochs * steps_per_epoch
+    return optimizer, OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=momentum > 0)
 
 
 def build_model(args, dataset):
