@@ -1,6 +1,7 @@
 """MNIST (LeCun et al. 1998): its four files found, downloaded where they are missing, checked and read."""
 
 import contextlib
+import os
 import socket
 import sys
 import warnings
@@ -43,10 +44,10 @@ def find_mnist(root: str | Path | None, data: str) -> Path | None:
     folder = find_folder(root, "mnist", data, "MNIST/raw/ in it", needed=False) / "MNIST" / "raw"
     if data == "synthetic":
         return None
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = [name for name in FILES if not os.path.isfile(folder / name)]
     if not missing:
         return folder
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    there = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
     reason = _download(folder.parent.parent)
     if reason is None:
         return folder

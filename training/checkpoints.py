@@ -85,8 +85,8 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
 
     made_by: what makes the file, for the error message. Raises UserError.
     """
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
+    if not os.path.isfile(path):  # unlike pathlib it does not raise where a folder may not be entered
+        problem = "is not a file" if os.path.lexists(path) else "does not exist, or may not be read"
         raise UserError(f"{path} {problem}; make it with {made_by}")
     try:
         data = path.read_bytes()

@@ -3,7 +3,8 @@
     python tests/robustness/kill_loop.py KILLS FOLDER FLOWERS MNIST [MODEL ...]    # a line of JSON for each model
 
 Each run is a fork of this process, which has done nothing but import: starting Python and PyTorch anew would take most
-of the time. Every kill waits for a random moment, half of them after it until a half-written file is seen.
+of the time. Every other kill lets the run save two states first, so that it gets on. Then each waits for a random
+moment, and half of them until a half-written file is seen.
 """
 
 import importlib
@@ -55,28 +56,27 @@ def start(run, *argv) -> int:
         os._exit(1)
 
 
-def finish(run, *argv) -> float:
-    """The same to its end; returns the seconds that it took."""
-    started = time.monotonic()
+def finish(run, *argv) -> None:
+    """The same to its end."""
     assert os.waitpid(start(run, *argv), 0)[1] == 0, "a run does not end well"
-    return time.monotonic() - started
 
 
-def kill_at_a_bad_moment(pid, folder, latest) -> str:
-    """SIGKILL; returns "saving", "running" or, if it was over before, "done"."""
-    moment, wait_for_save = time.monotonic() + random.uniform(0, latest), random.random() < 0.5
-    while time.monotonic() < moment or (wait_for_save and not half_written(folder)):
+def kill_at_a_bad_moment(pid, folder, saves) -> str:
+    """SIGKILL after so many saves; returns "saving", "running" or, if it was over before, "done"."""
+
+    def last_saved():
+        return [path.stat().st_mtime_ns for path in folder.glob("LastModel_*.p??")]
+
+    wait_for_save, seen, moment = random.random() < 0.5, last_saved(), time.monotonic() + random.uniform(0, 0.1)
+    while saves or time.monotonic() < moment or (wait_for_save and not list(folder.glob(".*"))):
         if os.waitpid(pid, os.WNOHANG)[0]:
             return "done"
-        time.sleep(0.0005)
+        if saves and last_saved() != seen:
+            saves, seen, moment = saves - 1, last_saved(), time.monotonic() + random.uniform(0, 0.1)
+        time.sleep(0.001)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return "saving" if half_written(folder) else "running"
-
-
-def half_written(folder) -> list[str]:
-    """The hidden files."""
-    return [path.name for path in folder.glob(".*")]
+    return "saving" if list(folder.glob(".*")) else "running"
 
 
 def load_both(folder) -> list[dict]:
@@ -108,10 +108,10 @@ def kill_and_resume(run, kills, root) -> dict:
     killed, whole = root / "killed", root / "whole"
     models = killed / "models"
     models.mkdir(parents=True)
-    latest = 0.7 * finish(run, whole)
+    finish(run, whole)
     counts, resumed = {"saving": 0, "running": 0}, 0
-    while sum(counts.values()) < kills:
-        moment = kill_at_a_bad_moment(start(run, killed, "--resume"), models, latest)
+    while (number := sum(counts.values())) < kills:
+        moment = kill_at_a_bad_moment(start(run, killed, "--resume"), models, saves=number % 2 * 2)
         if moment == "done":
             compare(models, whole / "models")
             for path in models.iterdir():
@@ -121,17 +121,13 @@ def kill_and_resume(run, kills, root) -> dict:
             resumed = max([resumed, *(len(state["history"]) for state in load_both(models)[1:])])
     finish(run, killed, "--resume")
     compare(models, whole / "models")
-    return {**counts, "resumed": resumed, "left": half_written(models)}
+    return {**counts, "resumed": resumed, "left": [path.name for path in models.glob(".*")]}
 
 
 if __name__ == "__main__":
     kills, root, flowers, mnist, *names = sys.argv[1:]
     for name in names or RUNS:
         script, flags = RUNS[name]
-        flags = [*flags, "--data-root", mnist if name.startswith("MNIST") else flowers]
-
-        def run(output_root, *more, script=script, flags=flags) -> None:
-            """Train."""
-            script.main([*flags, "--output-root", str(output_root), *more])
-
-        print(json.dumps({"model": name, **kill_and_resume(run, int(kills), Path(root) / name)}), flush=True)
+        flags = [*flags, "--data-root", mnist if name.startswith("MNIST") else flowers, "--output-root"]
+        result = kill_and_resume(lambda *argv: script.main([*flags, *map(str, argv)]), int(kills), Path(root) / name)  # noqa: B023
+        print(json.dumps({"model": name, **result}), flush=True)

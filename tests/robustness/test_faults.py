@@ -42,9 +42,10 @@ def test_kills_at_random_moments_lose_nothing(tiny_flowers, tiny_mnist, tmp_path
         assert result["left"] == []  # nothing half written stays behind
 
 
-def wait_for(process, start):
-    """Read the log up to a line that begins so."""
-    assert any(line.startswith(start) for line in iter(process.stdout.readline, "")), process.stderr.read()
+def wait_for(process, start) -> str:
+    """Read the log up to a line that begins so, and return that."""
+    lines = (line for line in iter(process.stdout.readline, "") if line.startswith(start))
+    return next(lines, None) or pytest.fail(process.stderr.read())
 
 
 def stop(process, signal_) -> str:
@@ -73,9 +74,12 @@ def test_two_runs_in_one_folder_and_a_ctrl_c(tiny_flowers, tmp_path):
     assert len(history) == done + 1  # the lock is gone with the first run
 
 
-def test_a_termination_is_status_143(tiny_flowers, tmp_path):
-    flags = ["--model", "VAE", "--data-root", tiny_flowers, "--output-root", tmp_path, "--image-size", 8]
-    process = popen(command("train_script.py", *flags, *FOR_EVER))
+def test_a_termination_and_names_that_the_terminal_cannot_print(tiny_flowers, tmp_path):
+    flowers = shutil.copytree(tiny_flowers, tmp_path / "flowers")
+    next(flowers.iterdir()).rename(flowers / "花")
+    flags = ["--model", "VAE", "--data-root", flowers, "--output-root", tmp_path, "--image-size", 8]
+    process = popen(command("train_script.py", *flags, *FOR_EVER), env={**os.environ, "PYTHONIOENCODING": "cp1252"})
+    assert "\\u82b1" in wait_for(process, "Data: ")
     wait_for(process, "Epoch: 2,")
     line = stop(process, signal.SIGTERM)
     assert process.returncode == 143
@@ -184,15 +188,15 @@ for root in sys.argv[1:]:
 
 def test_memory_grows_with_the_images_alone(tiny_flowers, tmp_path):
     """The photographs at 128x128, without a training: what PyTorch needs for one varies by 30 MB from run to run."""
-    for times in (10, 60):  # 600 images, and six times as many
+    for times in (8, 40):  # 480 images, and five times as many
         for image in tiny_flowers.rglob("*.png"):
             folder = tmp_path / str(times) / image.parent.name
             folder.mkdir(parents=True, exist_ok=True)
             for number in range(times):
                 (folder / f"{image.stem} {number}.png").symlink_to(image)
     # not ru_maxrss, which begins with the memory of the process that starts this one
-    status, out, errors = run([sys.executable, "-c", MEASURE, tmp_path / "10", tmp_path / "60"], cwd=PROJECT)
+    status, out, errors = run([sys.executable, "-c", MEASURE, tmp_path / "8", tmp_path / "40"], cwd=PROJECT)
     assert status == 0, errors
     small, large = (1024 * int(line) for line in out.split())
-    images = 50 * 60 * 3 * 128 * 128
+    images = (40 - 8) * 60 * 3 * 128 * 128
     assert 0.9 * images < large - small < 1.1 * images

@@ -1,111 +1,110 @@
-"""Several processes, as torchrun starts them."""
+"""Several processes, as torchrun starts them. They take seconds to start, so `in_each_process` does much at once."""
 
-import contextlib
 import os
-import re
 import signal
-import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
-from helpers import assert_same_weights, last_checkpoint, logged, popen
+from helpers import assert_same_weights, files_below, last_checkpoint, logged, run
 
+import data
 import main
 import train_script
-from data import create_flower_dataloaders
-from training import PROJECT, UserError
+from training import PROJECT, UserError, distributed, loop
+from training.learner import TorchLearner
+from training.script import run_script, seed_everything
+
+AE = ["--model", "AE", "--hidden-size", 16, "--epochs", 2]
+VAE = ["--model", "VAE", "--image-size", 8, "--schedule", "step", "--batch-size", 8, "--epochs", 2]
 
 
-@contextlib.contextmanager
-def torchrun(script, root, data_root, *flags):
-    """Two processes of a script, in a process group of their own, of which none stays behind."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    argv = [*launcher, PROJECT / script, "--data-root", data_root, "--output-root", root, *flags]
-    process = popen(argv, preexec_fn=None, start_new_session=True)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+def torchrun(script, *argv):
+    """(status, log, errors) of two processes."""
+    launcher = ["timeout", 100, sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    env = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}"}
+    status, log, errors = run([*launcher, script, *argv], env=env)
+    return status, log.splitlines(), errors
 
 
-def finished(*args):
-    """(log, errors) of two processes that end well."""
-    with torchrun(*args) as process:
-        log, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
-    return log.splitlines(), errors
+def in_each_process(root, *flags):
+    """A whole training, one in two parts, and one in which a process is killed."""
+    print("process", os.getpid(), flush=True)
+    train_script.init_distributed = Mock(return_value=distributed.init_distributed("cpu"))  # once is enough
+    train_script.plot_losses = train_script.plot_latents = Mock()
+    train_script.main([*flags, "--output-root", f"{root}/whole"])
+    train_script.main([*flags, "--output-root", f"{root}/parts", "--epochs", "1"])
+    train_script.main([*flags, "--output-root", f"{root}/parts", "--resume"])
+    if distributed.rank() == 1:
+        TorchLearner.train_step = lambda *args, **options: os.kill(os.getpid(), signal.SIGKILL)
+    train_script.main([*flags, "--output-root", f"{root}/killed"])
 
 
-def losses(log):
-    return [float(loss) for line in log for loss in re.findall("(?:Train|Valid) Loss: ([0-9.]+)", line)]
-
-
-@pytest.mark.xdist_group("one torchrun")
-def test_two_processes_train_as_one(tiny_mnist, tmp_path):
-    flags = ["--model", "AE", "--hidden-size", 16, "--epochs", 2]
-    one, two = tmp_path / "one", tmp_path / "two"
-    _, alone = logged(main.main, *flags, "--batch-size", 20, "--data-root", tiny_mnist, "--output-root", one)
-    log, errors = finished("main.py", two, tiny_mnist, *flags, "--batch-size", 10)
+def test_two_processes_train_as_one(tiny_mnist, tmp_path, monkeypatch):
+    flags, one, two = [*AE, "--data-root", tiny_mnist, "--output-root"], tmp_path / "one", tmp_path / "two"
+    status, log, errors = torchrun(PROJECT / "main.py", *flags, two, "--batch-size", 10)
+    assert (status, errors.count("finished after")) == (0, 1), errors
+    monkeypatch.setattr(main, "plot_all", Mock())
+    history, alone = logged(main.main, *flags, one, "--batch-size", 20)
     assert [line.partition(":")[0] for line in log] == [line.partition(":")[0] for line in alone]
-    assert losses(log) == pytest.approx(losses(alone), rel=1e-4)  # only the order of the sums differs
-    assert errors.count("finished after") == 1
-    assert sorted(path.name for path in two.rglob("*.p*")) == sorted(path.name for path in one.rglob("*.p*"))
+    for found, expected in zip(last_checkpoint(two, "MNIST_AE")["history"], history, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)  # only the order of the sums differs
+    assert files_below(two / "models").keys() == files_below(one / "models").keys()
 
 
-@pytest.mark.xdist_group("torchruns")
-def test_a_process_that_dies_stops_the_others_and_both_resume(tiny_flowers, tmp_path):
-    flags = ["--model", "VAE", "--image-size", 8, "--schedule", "step", "--batch-size", 8, "--patience", 100_000]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    with torchrun("train_script.py", parts, tiny_flowers, *flags, "--epochs", 100_000) as process:
-        assert any(line.startswith("Epoch: 2,") for line in iter(process.stdout.readline, ""))
-        children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
-        workers = [int(pid) for pid in children.stdout.split()]
-        assert len(workers) == 2
-        os.kill(workers[1], signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "SIGKILL" in errors  # torchrun says who died
-    assert ("another process" in errors) != ("--resume" in errors)  # the other one notices, or is told by torchrun
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
-
-    epochs = len(last_checkpoint(parts, "VAE")["history"]) + 1
-    log, _ = finished("train_script.py", whole, tiny_flowers, *flags, "--epochs", epochs)
-    log_of_parts, _ = finished("train_script.py", parts, tiny_flowers, *flags, "--epochs", epochs, "--resume")
-    assert log_of_parts[3:] == log[3:]
-    last = (last_checkpoint(root, "VAE")["state_dict"] for root in (parts, whole))
-    assert_same_weights(*last)
-    alone = [*flags, "--data-root", tiny_flowers, "--output-root", whole, "--resume"]
+def test_two_processes_resume_to_the_same_bits_and_one_that_dies_stops_the_other(tiny_flowers, tmp_path):
+    flags = [*VAE, "--data-root", tiny_flowers]
+    status, log, errors = torchrun(__file__, tmp_path, *flags)
+    assert (status, "Signal 9 (SIGKILL)" in errors) == (1, True), errors  # the other finds out by itself, or is told
+    assert_same_weights(*(last_checkpoint(tmp_path / run, "VAE")["state_dict"] for run in ("parts", "whole")))
+    whole, begun, resumed, killed = (run.splitlines() for run in "\n".join(log).split("Data: ")[1:])
+    assert resumed == whole
+    assert [sum(line.startswith("Epoch: ") for line in run) for run in (whole, begun, killed)] == [2, 1, 0]
+    assert errors.count("another process of this training has ended") + errors.count("stopped; the same command") == 1
+    assert [os.path.exists(f"/proc/{line.split()[1]}") for line in log if line.startswith("process ")] == [False, False]
     with pytest.raises(UserError, match="processes was 2, now None"):
-        train_script.main(list(map(str, alone)))
+        logged(train_script.main, *flags, "--output-root", tmp_path / "whole", "--resume")
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_every_image_falls_to_one_process(processes, tiny_flowers, monkeypatch):
-    def loaders_of(rank, world_size):
-        for name, value in (("TORCHELASTIC_RUN_ID", "test"), ("RANK", rank), ("WORLD_SIZE", world_size)):
-            monkeypatch.setenv(name, str(value))
-        return create_flower_dataloaders(4, tiny_flowers, 8, 8)
+def become(monkeypatch, rank, processes):
+    """Tell this process what torchrun tells one of several."""
+    for name, value in {"TORCHELASTIC_RUN_ID": 7, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}.items():
+        monkeypatch.setenv(name, str(value))
 
-    monkeypatch.setattr("data.broadcast", lambda value: value)  # as the same seed gives every rank the same order
-    parts = []
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_every_image_falls_to_one_process_with_random_numbers_of_its_own(processes, tiny_flowers, monkeypatch):
+    orders, shares = [], []
+    monkeypatch.setattr(data, "broadcast", lambda order: orders.append(order) or orders[0])  # rank 0's
     for rank in range(processes):
-        torch.manual_seed(0)
-        loaders = loaders_of(rank, processes)
-        parts.append([[i for batch in loader.sampler for i in batch] for loader in loaders])
-    for split, most_left_out in ((0, processes - 1), (1, 0)):
-        images = len(loaders[split].dataset)
-        taken = [i for part in parts for i in part[split]]
-        assert len(set(taken)) == len(taken) >= images - most_left_out
-    assert len({len(part[0]) for part in parts}) == 1  # as many steps in each
-    assert sorted(parts[0][0]) != parts[0][0]
-    with pytest.raises(UserError, match="13 processes .* 48 .* 12 "):
-        loaders_of(0, 13)
+        become(monkeypatch, rank, processes)
+        seed_everything(0)
+        loaders = data.create_flower_dataloaders(4, tiny_flowers, 8, 8)
+        shares.append([[i for batch in loader.sampler for i in batch] for loader in loaders])
+    assert len(set(map(tuple, orders))) == processes
+    for part, most_left_out in ((0, processes - 1), (1, 0)):
+        taken = [i for share in shares for i in share[part]]
+        assert len(set(taken)) == len(taken) >= len(loaders[part].dataset) - most_left_out
+    assert len({len(share[0]) for share in shares}) == 1  # as many steps in each
+    become(monkeypatch, 0, 13)
+    with pytest.raises(UserError, match="13 processes cannot share 48 training and 12 validation images"):
+        data.create_flower_dataloaders(4, tiny_flowers, 8, 8)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # what torchrun did not start is alone
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
-def test_images_can_be_held_on_a_device(tiny_flowers):
-    dataset = create_flower_dataloaders(4, tiny_flowers, 8, 8, mirror=True)[0].dataset.to("meta")
-    images, labels = dataset[[0, 1]]
-    assert (images.device.type, labels.device.type) == ("meta", "meta")
-    assert (images.dtype, dataset.images.dtype) == (torch.float32, torch.uint8)
+def test_processes_that_cannot_train_together_are_refused(monkeypatch, tiny_mnist, tmp_path):
+    monkeypatch.setattr(loop, "broadcast", lambda info: {**info, "fingerprint": "of rank 0"})
+    with pytest.raises(UserError, match="other images"):
+        logged(main.main, *AE, "--data-root", tiny_mnist, "--output-root", tmp_path)
+    become(monkeypatch, 1, 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(distributed, "_find_device", torch.device)
+    for device, message in (("cuda", "process 2 .* 1 GPUs"), ("mps", "not on mps")):
+        with pytest.raises(UserError, match=f"{message}.*--device cpu"):
+            distributed.init_distributed(device)
+
+
+if __name__ == "__main__":
+    run_script(lambda: in_each_process(*sys.argv[1:]))

@@ -1,101 +1,114 @@
-"""Argument types, defaults that depend on other flags, and how a script ends."""
+"""The flags that scripts share, and how a script ends."""
 
+import re
 import signal
-import subprocess
-import sys
+import warnings
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from training import PROJECT, UserError
-from training.flags import add_data_flags, add_training_flags, make_parser, multiple_of_4, peek
-from training.script import Terminated, run_script
+from training import UserError, flags
+from training.script import log, run_script
 
 
-def parse(*argv):
-    """The flags of a training."""
-    parser = make_parser("a toy")
-    add_data_flags(parser)
-    add_training_flags(parser, epochs=10, batch_size=4, lr=0.5, patience=3)
-    return parser.parse_args(list(map(str, argv)))
+@pytest.fixture(autouse=True)
+def process_state(monkeypatch):
+    """What `run_script` and `parse_first` change in a process is put back."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    handlers = {stop: signal.signal(stop, signal.default_int_handler) for stop in (signal.SIGINT, signal.SIGTERM)}
+    with warnings.catch_warnings():
+        yield
+    for stop, handler in handlers.items():
+        signal.signal(stop, handler)
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        *[["--epochs", "0"], ["--epochs", "x"], ["--batch-size", "-3"], ["--patience", "0"], ["--seed", "-1"]],
-        *[["--lr", "nan"], ["--lr", "0"], ["--lr", "inf"], ["--data", "fake"], ["--no-such-flag"]],
-        *[["--seed", str(2**63)], ["--output-root", __file__]],
-    ],
-)
-def test_wrong_arguments_are_status_2(argv, capsys):
-    with pytest.raises(SystemExit) as error:
-        parse(*argv)
-    assert error.value.code == 2
-    assert argv[0] in capsys.readouterr().err
+def make_parser():
+    parser = flags.make_parser("Train.", {"AE": {"epochs": 15, "batch_size": 16, "beta": None}, "VAE": {"epochs": 20}})
+    flags.add_data_flags(parser)
+    flags.add_training_flags(parser, epochs=10, batch_size=4, lr=0.5, patience=3)
+    flags.add_torch_flags(parser)
+    parser.add_argument("--size", type=flags.multiple_of_4)
+    return parser
 
 
-def test_sizes_are_multiples_of_4():
-    assert multiple_of_4("12") == 12
-    with pytest.raises(Exception, match="25"):
-        multiple_of_4("25")
+def test_flags_have_their_types_and_defaults():
+    argv = f"--epochs {2**63 - 1} --seed 0 --lr 1e-3 --size 12 --resume --output-root new".split()
+    expected = {"epochs": 2**63 - 1, "seed": 0, "lr": 0.001, "patience": 3, "size": 12, "resume": True, "amp": False}
+    assert vars(make_parser().parse_args(argv)).items() > {**expected, "output_root": Path("new")}.items()
 
 
-def test_flags_are_peeked_at_without_complaint():
-    found = peek(["--mod", "VAE", "--lr", "nonsense", "--optimizer=sgd"], "model", "optimizer")
-    assert (found.model, found.optimizer) == ("VAE", "sgd")
-    assert peek([], "model").model is None
+WRONG = [
+    *[f"--epochs {value}" for value in (0, -1, "x", 1.5, 2**63)],
+    *[f"--lr {value}" for value in ("nan", 0, "inf", -1, "x")],
+    *["--size 6", "--size 0", "--seed -1", "--batch-size -3", "--patience 0", "--data fake", "--no-such-flag"],
+    f"--output-root {__file__}",
+]
 
 
-def test_help_shows_the_defaults_of_each_model():
-    text = make_parser("a toy", {"AE": {"batch_size": 7, "beta": None}, "VAE": {"batch_size": 9}}).format_help()
-    assert "AE: --batch-size 7\n" in text
-    assert "VAE: --batch-size 9\n" in text
-    assert "beta" not in text
-
-
-def status_of(error):
-    """What run_script passes to sys.exit where main() raises that error."""
-
-    def main():
-        raise error
-
+@pytest.mark.parametrize("argv", WRONG)
+def test_wrong_arguments_are_status_2_and_named(argv, capsys):
     with pytest.raises(SystemExit) as status:
-        run_script(main)
+        make_parser().parse_args(argv.split(maxsplit=1))
+    assert status.value.code == 2
+    assert argv.split()[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_defaults_that_depend_on_other_flags_are_found_and_said():
+    first = flags.peek(["--epochs", "x", "--mod", "VAE", "--unknown"], "model", "optimizer")
+    assert vars(first) == {"model": "VAE", "optimizer": None}
+    text = make_parser().format_help()
+    assert "AE: --epochs 15, --batch-size 16\n  VAE: --epochs 20\n" in text
+    assert re.search(r"learning rate.*\(default: 0.5\)[\s\S]*--seed.*\(default: 0\)", text)
+    assert not re.search("None|False", text)
+
+
+def test_a_ctrl_c_in_the_slow_imports_after_the_flags_is_130_without_a_traceback(capsys):
+    flags.parse_first(lambda: None)
+    with pytest.raises(SystemExit) as status:
+        signal.raise_signal(signal.SIGINT)
+    assert (status.value.code, capsys.readouterr()) == (130, ("", ""))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
+    flags.parse_first(lambda: None)
+    run_script(lambda: signal.raise_signal(signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def status_of(failure):
+    """What a script ends with that raises this error, or calls this: a status, or the line printed for status 1."""
+    with pytest.raises(SystemExit) as status:
+        run_script(Mock(side_effect=failure))
     return status.value.code
 
 
-@pytest.fixture
-def _own_signals():
-    """The handlers that run_script sets are taken back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_own_signals")
-def test_how_a_script_ends(capsys):
-    assert status_of(UserError("mend\nit")) == "error: mend it"  # printed, with status 1, by the interpreter
-    assert "not enough memory" in status_of(MemoryError("Unable to allocate 116. GiB"))
-    cuda = status_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory"))
-    assert "not enough memory" in cuda
-    assert "\n" not in cuda
-    assert status_of(KeyboardInterrupt("stopped after epoch 3")) == 128 + signal.SIGINT
-    assert status_of(Terminated()) == 128 + signal.SIGTERM
-    assert capsys.readouterr().err == "stopped after epoch 3\nstopped\n"
+def test_what_the_user_can_mend_is_one_line():
     assert run_script(lambda: None) is None
+    assert warnings.formatwarning("torn\nline", UserWarning, "a.py", 1) == "warning: torn line\n"
+    assert status_of(UserError("mend\nit")) == "error: mend it"
+    of_a_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory")
+    for error in (MemoryError("Unable to allocate"), of_a_gpu, RuntimeError("Storage size calculation overflowed")):
+        assert re.fullmatch("error: not enough memory.*smaller batches.*", status_of(error))
 
 
-@pytest.mark.usefixtures("_own_signals")
-@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), OSError("x"), KeyError("x")])
-def test_faults_of_ours_are_not_hidden(error):
-    with pytest.raises(type(error)):
-        run_script(lambda: (_ for _ in ()).throw(error))
+@pytest.mark.parametrize("error", [RuntimeError("illegal memory access"), OSError(5, "I/O"), FileNotFoundError(2, "x")])
+def test_a_fault_of_ours_is_not_hidden(error):
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        status_of(error)
 
 
-def test_ctrl_c_in_the_slow_imports_ends_without_a_traceback():
-    code = "import os, signal\nfrom training.flags import parse_first\nsignal.signal(2, signal.default_int_handler)\n"
-    code += "parse_first(lambda: None)\nos.kill(os.getpid(), signal.SIGINT)\nimport time; time.sleep(10)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (130, "")
+def test_a_stop_is_130_or_143_and_says_what_is_saved(capsys):
+    assert status_of(KeyboardInterrupt("stopped after epoch 3")) == 130
+    assert status_of(lambda: signal.raise_signal(signal.SIGINT)) == 130
+    assert status_of(lambda: signal.raise_signal(signal.SIGTERM)) == 143
+    assert capsys.readouterr().err == "stopped after epoch 3\nstopped\nstopped\n"
+
+
+def test_one_of_several_processes_says_which_it_is_and_leaves_the_log_to_rank_0(monkeypatch, capsys):
+    for name, value in {"TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert status_of(UserError("mend it")) == "error in process 1 of 2: mend it"
+    assert re.match("error in process 1 of 2: another process .* ended", status_of(RuntimeError("closed by peer")))
+    assert status_of(KeyboardInterrupt("stopped")) == 130
+    log("Epoch: 1")
+    assert capsys.readouterr() == ("", "")
