@@ -20,7 +20,7 @@ import train_script
 import visualization
 from training import PROJECT, UserError
 
-KILLS = 12  # of each model
+KILLS = 10  # of each model
 FOR_EVER = ["--epochs", 100_000, "--patience", 100_000]
 # Two threads, as most machines have; they sleep while they wait, or they would take the cores from the other tests
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
