@@ -120,8 +120,6 @@ class PerceptronLearner:
 
     def __init__(self, model: MLPAutoencoder, lr: float):
         self.model, self.mse, self.lr = model, MSE(), lr
-        self.state_dict = lambda: {"state_dict": model.state_dict()}
-        self.load_state_dict = lambda state: model.load_state_dict(state["state_dict"])
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor, epoch: int) -> dict:
         """Forward, loss, backward, step."""
@@ -136,6 +134,14 @@ class PerceptronLearner:
         """The loss alone."""
         x = flatten(images)
         return {"loss": self.mse.forward(self.model.forward(x), x)}
+
+    def state_dict(self) -> dict:
+        """The weights: plain SGD has no other state."""
+        return {"state_dict": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` returned."""
+        self.model.load_state_dict(state["state_dict"])
 
 
 def main(argv=None):

@@ -98,3 +98,8 @@ def aggregate_posterior(mu: torch.Tensor, log_var: torch.Tensor, z: torch.Tensor
     """The density at points z (K,) of the mean of q(z|x) over images whose mu and log_var are (N, D): (K, D)."""
     posteriors = torch.distributions.Normal(mu, (0.5 * log_var).exp())
     return torch.stack([posteriors.log_prob(point).exp().mean(dim=0) for point in z])
+
+
+def describe_parts(best: dict) -> str:
+    """What the log says of the two parts of the best checkpoint's loss."""
+    return f"reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image"

@@ -76,7 +76,7 @@ from training.figures import plot_latents, plot_losses
 from training.learner import TorchLearner
 from training.loop import fit, last_line
 from training.script import log, run_script, seed_everything
-from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, aggregate_posterior, kl_divergence
+from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, aggregate_posterior, describe_parts, kl_divergence
 
 ADAMW = {"AE": (0.9, 0.2), "VAE": (0.9, 0.2), "Classifier": (0.9, 0.2), "DDPM": (0.9, 0.01)}  # beta1, weight decay
 ADAMW["GAN"] = (0.0, 0.01)  # gradients of a game change as the other player moves
@@ -133,11 +133,6 @@ def build_learner(args, model, steps_per_epoch: int) -> TorchLearner:
     optimizer, scheduler = build_optimizer(args, model.parameters(), steps_per_epoch)
     layout, ema = memory_format(torch.device(args.device)), entry.roles == (SAMPLES,)
     return TorchLearner(model, measure, optimizer, scheduler, args.amp, ema, layout)
-
-
-def describe_parts(best: dict) -> str:
-    """The two parts of the best VAE's loss."""
-    return f"reconstruction {best['valid_recon']:.3f} + KL {best['valid_kl']:.3f} per validation image"
 
 
 @torch.no_grad()

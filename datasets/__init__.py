@@ -17,7 +17,7 @@ def find_folder(root: str | Path | None, default: str, data: str, expected: str,
         raise UserError(f'data must be "auto", "real" or "synthetic", not "{data}"')
     folder = Path(root) if root else PROJECT / default
     dangling_link = data == "auto" and os.path.lexists(folder)
-    if not os.path.isdir(folder) and (root or needed or dangling_link):
+    if not folder.is_dir() and (root or needed or dangling_link):
         raise UserError(
             f"{folder} is not a folder: expected one with {expected}."
             " Name it with --data-root, or use --data synthetic alone for the procedural stand-in"

@@ -19,9 +19,9 @@ MAX_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
 def find_photographs(root: str | Path | None, data: str) -> Path | None:
     """The folder to read photographs from, or None for the stand-in; see `data.create_flower_dataloaders`."""
     folder = find_folder(root, "flowers", data, "a sub-folder of images for each class", needed=data == "real")
-    if data == "auto" and not os.path.isdir(folder):
+    if data == "auto" and not folder.is_dir():
         warnings.warn("there are no photographs in ./flowers: procedural flowers stand in", stacklevel=3)
-    return folder if data != "synthetic" and os.path.isdir(folder) else None
+    return folder if data != "synthetic" and folder.is_dir() else None
 
 
 def synthetic_photographs(height: int, width: int, split_seed: int):

@@ -1,7 +1,6 @@
 """MNIST (LeCun et al. 1998): its four files found, downloaded where they are missing, checked and read."""
 
 import contextlib
-import os
 import socket
 import sys
 import warnings
@@ -44,10 +43,10 @@ def find_mnist(root: str | Path | None, data: str) -> Path | None:
     folder = find_folder(root, "mnist", data, "MNIST/raw/ in it", needed=False) / "MNIST" / "raw"
     if data == "synthetic":
         return None
-    missing = [name for name in FILES if not os.path.isfile(folder / name)]
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if not missing:
         return folder
-    there = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     reason = _download(folder.parent.parent)
     if reason is None:
         return folder

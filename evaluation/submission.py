@@ -8,6 +8,7 @@ files hold is run as code.
 
 import codecs
 import math
+import os
 import warnings
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from evaluation.models import TABLE, checkpoint_file, flag_for, load_model, name
 from training import UserError
 from training.loop import average, epoch_line, last_line
 from training.script import seed_everything
-from VarAutoencoder import VAE_UNIT
+from VarAutoencoder import VAE_UNIT, describe_parts
 
 LOSS_TOLERANCE = 1e-4  # relative difference between two computations of one loss: processors round differently
 SAMPLED_TOLERANCE = 1e-2  # the same where random latent vectors enter: other devices draw others
@@ -38,8 +39,6 @@ FIGURES = {  # {kind: (file, what its title says after the model's name, the com
     "interpolation": ("mnist_{0}_interpolation.png", "test images of {1}", FIGURES_ONLY),
     "samples": ("mnist_{0}_samples.png", "trained on {1}:\nz from", FIGURES_ONLY),
 }
-
-
 GRIDS, DIGITS = ("train", "valid", "random"), ("reconstruction", "latent", "samples")
 
 
@@ -175,9 +174,12 @@ def check_files(name: str, root: Path, checkpoint: dict):
 
 def problem_of_log(path: Path, checkpoint: dict) -> str:
     """What keeps a log from being the whole one of the checkpoint's run, or ""."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "missing"
-    data, history = path.read_bytes(), checkpoint["history"]
+    try:
+        data, history = path.read_bytes(), checkpoint["history"]
+    except OSError as error:
+        return f"not to be read ({error.strerror})"
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # what > makes in the shell of Windows
     text = data.decode("utf-16" if is_utf16 else "utf-8", "replace")
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
@@ -199,13 +201,15 @@ def problem_of_log(path: Path, checkpoint: dict) -> str:
         return f'of another run, cut or edited: its last line is not "{last}"'
     words = [f"Data: {trained['name']}", f"{trained['images']} images of ", f"fingerprint {trained['fingerprint']}"]
     words += [f"{key} {checkpoint['settings'].get(key)}" for key in ("batch_size", "lr", "seed")]
+    if "kl" in TABLE[checkpoint["model"]].metrics and TABLE[checkpoint["model"]].data == "flowers":
+        words.append(describe_parts(checkpoint))
     missing = [word for word in words if not any(word in line for line in lines)]
     return f'of another run, or edited: it does not say "{missing[0]}"' if missing else ""
 
 
 def problem_of_figure(path: Path, title: str, shows: str) -> str:
     """What keeps a PNG from being one of the model that titles call `title`, or ""."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "missing"
     try:
         with warnings.catch_warnings():

@@ -1,8 +1,10 @@
 """What `fit` trains, where PyTorch does the work.
 
-learner = TorchLearner(model, model.measure, optimizer, scheduler)
-metrics = learner.train_step(images, labels, epoch=1)       # one optimizer step; {"loss": ..., ...} before it
-metrics = learner.valid_step(images, labels)                # the same, without a step
+    learner = TorchLearner(model, model.measure, optimizer, scheduler)
+    metrics = learner.train_step(images, labels, epoch=1)       # one optimizer step; {"loss": ..., ...} before it
+    metrics = learner.valid_step(images, labels)                # the same, without a step
+
+The perceptron's learner stands in MLPAE_train_script.py.
 """
 
 import torch

@@ -34,6 +34,10 @@ def run_script(main) -> None:
         _close_stdout()
     except UserError as error:
         sys.exit(f"error{in_process}: {printable(error)}")
+    except OSError as error:
+        if error.filename is None:  # a file or folder the user can mend; anything else is a fault of ours
+            raise
+        sys.exit(f"error{in_process}: cannot use {printable(error.filename)} ({error.strerror})")
     except (MemoryError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         if world_size() > 1 and re.search(PEER_LOST, str(error)):

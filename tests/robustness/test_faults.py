@@ -122,6 +122,15 @@ def test_a_folder_that_is_read_only_is_one_line(tiny_flowers, tmp_path):
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    argv = command("MLPAE_train_script.py", "--data-root", closed / "flowers", "--output-root", tmp_path)
+    status, _, errors = run(argv, preexec_fn=without_privileges)
+    assert (status, len(errors.splitlines())) == (1, 1)
+    assert str(closed) in errors
+
+
 def test_resume_with_other_images_or_another_model_is_refused(trained_flowers, tiny_flowers, tmp_path):
     root, _ = trained_flowers
     for kind in ("Last", "Best"):

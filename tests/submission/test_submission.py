@@ -222,6 +222,13 @@ def test_an_edited_log_is_told(old, new, words, tmp_path):
     assert re.search(words, submission.problem_of_log(log, checkpoint))
 
 
+def test_the_parts_of_the_vaes_loss_are_in_its_log(tmp_path):
+    log, checkpoint = hand_in(tmp_path, "VAE") / "log" / "train_VAE.txt", best_checkpoint(tmp_path, "VAE")
+    assert submission.problem_of_log(log, checkpoint) == ""
+    log.write_text(log.read_text().replace("reconstruction 33.680", "reconstruction 23.680"))
+    assert "reconstruction 33.680 + KL" in submission.problem_of_log(log, checkpoint)
+
+
 class Hostile:
     """What runs os.mkdir where it is unpickled."""
 

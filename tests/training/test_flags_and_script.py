@@ -86,6 +86,8 @@ def test_what_the_user_can_mend_is_one_line():
     assert run_script(lambda: None) is None
     assert warnings.formatwarning("torn\nline", UserWarning, "a.py", 1) == "warning: torn line\n"
     assert status_of(UserError("mend\nit")) == "error: mend it"
+    closed = status_of(PermissionError(13, "Permission denied", "/a/closed\nfolder"))
+    assert re.fullmatch(r"error: .*/a/closed folder \(Permission denied\)", closed)
     of_a_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory")
     for error in (MemoryError("Unable to allocate"), of_a_gpu, RuntimeError("Storage size calculation overflowed")):
         assert re.fullmatch("error: not enough memory.*smaller batches.*", status_of(error))
