@@ -23,13 +23,14 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from autograd import MSE, Graph, Linear, ReLU, Sigmoid
-from data import create_flower_dataloaders, describe
+from data import create_flower_dataloaders, describe, mean_image_loss, output_root
 from training import UserError
 from training.distributed import world_size
 from training.figures import plot_losses
-from training.loop import fit, last_line
+from training.loop import fit, last_line, warn_unless_below
 from training.script import log, run_script, seed_everything
 
 LOSS_UNIT = "mean squared error"
@@ -149,10 +150,11 @@ def main(argv=None):
     args = parse_args(argv)
     if world_size() > 1:
         raise UserError("MLPAE trains in one process: start it with python, not with torchrun")
-    torch.set_num_threads(1)  # it only slices batches; with threads of its own it fights NumPy's for the cores
+    torch.set_num_threads(1)  # it only slices batches
     loaders = create_flower_dataloaders(args.batch_size, args.data_root, data=args.data)
     train_set = loaders[0].dataset
     log(f"Data: {describe(*loaders)}")
+    args.output_root = output_root(args.output_root, train_set.info)
 
     seed_everything(args.seed)
     model = MLPAutoencoder(train_set.info["image_size"])
@@ -161,7 +163,9 @@ def main(argv=None):
     log(f"Model: {model.name}, {model.describe_layers()}, {parameters:,} parameters")
     about = {"model": model.name, "config": {"image_size": train_set.info["image_size"]}, "data": train_set.info}
     learner = PerceptronLearner(model, args.lr)
-    best = fit(args, about, loaders, learner)
+    with threadpool_limits(1):  # two threads of NumPy's BLAS are hardly faster, and beside another program far slower
+        best = fit(args, about, loaders, learner)
+    warn_unless_below(mean_image_loss(loaders, model.measure), best)
     log(last_line(best, learner.suffix))
     path = args.output_root / "vis" / f"loss_{model.name}.png"
     plot_losses(best["history"], path, f"{model.name} on {train_set.info['name']}", LOSS_UNIT)

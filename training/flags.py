@@ -5,13 +5,17 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from training import PROJECT
 
 FLOWERS_HELP = "one sub-folder of images a class, instead of ./flowers"
 MNIST_HELP = "folder that holds MNIST/raw/, instead of ./mnist"
+SPIN_COUNT = "100"  # turns of a loop, a few microseconds
 MAX_INT = 2**63 - 1  # what seeds and sizes are stored in
+SCRIPT_OF = {"MLPAE": "MLPAE_train_script.py", "CVAE": "main.py"}  # whose models these are
+SCRIPT_OF |= dict.fromkeys(("GAN", "DDPM", "Classifier"), "train_script.py")
 LR_DECAY, LR_DECAY_EVERY = 0.9, 5  # the coursework's schedule for plain SGD: x 0.9 every 5 epochs
 
 
@@ -33,8 +37,15 @@ def make_parser(description: str, defaults: dict | None = None) -> argparse.Argu
 
 
 def parse_first(parse_args) -> None:
-    """Answer --help and wrong flags before a script's slow imports; a Ctrl-C in these ends it without a traceback."""
+    """Answer --help and wrong flags before a script's slow imports; a Ctrl-C in these ends it without a traceback.
+
+    PyTorch's threads (GNU OpenMP's) wait for each other several thousand times a second. By default one that waits
+    keeps its core busy for milliseconds, also where the one that it waits for needs this core, because another program
+    has its own. So let it sleep soon, unless the user says otherwise; benchmarks/README.md has the times.
+    """
     parse_args()
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores it
         signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
 
@@ -45,6 +56,34 @@ def peek(argv, *names: str) -> argparse.Namespace:
     for name in names:
         parser.add_argument(f"--{name}")
     return parser.parse_known_args(argv)[0]
+
+
+def find_model(text: str | None, models) -> str | None:
+    """The one of these models that is meant, in upper or lower case, or None."""
+    return next((name for name in models if name.lower() == str(text).lower()), None)
+
+
+def model_type(models) -> Callable:
+    """argparse type: one of these models, in upper or lower case; for one of another script the message names that."""
+
+    def convert(text: str) -> str:
+        name, other = find_model(text, models), find_model(text, SCRIPT_OF)
+        if name is None:
+            hint = f" ({other} is a model of {SCRIPT_OF[other]})" if other else ""
+            raise argparse.ArgumentTypeError(f"expected one of {', '.join(models)}, found {text}{hint}")
+        return name
+
+    return convert
+
+
+def add_model_flag(parser: argparse.ArgumentParser, models, help: str, **options) -> None:
+    """--model, for a script that knows these."""
+    parser.add_argument("--model", type=model_type(models), metavar=f"{{{','.join(models)}}}", help=help, **options)
+
+
+def given(parser: argparse.ArgumentParser, args) -> list[str]:
+    """The names of the flags that are not at their defaults."""
+    return [name for name, value in vars(args).items() if value != parser.get_default(name)]
 
 
 def add_data_flags(parser: argparse.ArgumentParser, data_root: str = FLOWERS_HELP) -> None:
@@ -84,37 +123,27 @@ def add_torch_flags(parser: argparse.ArgumentParser) -> None:
 def folder(text: str) -> Path:
     """argparse type: a folder, or the name of one that is to be made."""
     if os.path.exists(text) and not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text} is a file, expected a folder")
+        raise argparse.ArgumentTypeError(f"expected a folder, found the file {text}")
     return Path(text)
 
 
-def natural_int(text: str) -> int:
-    """argparse type: 0, 1, 2, ..."""
-    value = int(text)
-    if not 0 <= value <= MAX_INT:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
-    return value
+def number(kind: type, expected: str, fits) -> Callable:
+    """argparse type: what `kind` makes of the text, where that fits; what was expected stands in the message."""
+
+    def convert(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, found {text}")
+        return value
+
+    return convert
 
 
-def positive_int(text: str) -> int:
-    """argparse type: 1, 2, 3, ..."""
-    value = natural_int(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("0 is not 1 or more")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
-    return value
-
-
-def multiple_of_4(text: str) -> int:
-    """argparse type: 4, 8, 12, ..."""
-    value = positive_int(text)
-    if value % 4:
-        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 4")
-    return value
+natural_int = number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value <= MAX_INT)
+positive_int = number(int, "a whole number from 1 to 2^63 - 1", lambda value: 1 <= value <= MAX_INT)
+positive_float = number(float, "a number above 0", lambda value: 0 < value < math.inf)
+multiple_of_4 = number(int, "a multiple of 4 above 0", lambda value: 0 < value <= MAX_INT and value % 4 == 0)
+digit = number(int, "a digit from 0 to 9", lambda value: 0 <= value <= 9)

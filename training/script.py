@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from training.distributed import rank, shutdown, world_size
 # in what PyTorch raises: another process of the same training has ended; there is not enough memory
 PEER_LOST = "closed by peer|reset by peer|Broken pipe|[Tt]imed out|remote process"
 OUT_OF_MEMORY = "out of memory|allocate memory|size calculation overflowed"
+
+BARELY_ONE_CORE = 1.1  # process time over wall time: 1.5 to 1.6 for two threads on two free cores
 
 
 class Terminated(KeyboardInterrupt):
@@ -87,6 +91,19 @@ def log(line: str) -> None:
 
 def _close_stdout():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+
+
+@contextmanager
+def warn_of_waiting(device: str):
+    """Warn, once in a process, where PyTorch's threads together got no more time than one core has: each waits for the
+    others, and one alone would not."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if device == "cpu" and torch.get_num_threads() > 1 and wall > 1 and cpu < BARELY_ONE_CORE * wall:
+        found = f"{torch.get_num_threads()} threads wait for each other, together they get the time of one core"
+        remedy = "if another program is busy, the environment variable OMP_NUM_THREADS=1 makes this one faster"
+        warnings.warn(f"{found}: {remedy}", stacklevel=1)  # the same text again is not shown again
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:

@@ -1,5 +1,6 @@
 """The flags that scripts share, and how a script ends."""
 
+import os
 import re
 import signal
 import warnings
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from training import UserError, flags
-from training.script import log, run_script
+from training.script import log, run_script, warn_of_waiting
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,36 @@ def test_one_of_several_processes_says_which_it_is_and_leaves_the_log_to_rank_0(
     assert status_of(KeyboardInterrupt("stopped")) == 130
     log("Epoch: 1")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, flags.SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(environment, expected, monkeypatch):
+    monkeypatch.setattr("os.environ", dict(environment))
+    flags.parse_first(lambda: None)
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "cpu", "warned"),
+    [(2, "cpu", 10.0, True), (2, "cpu", 15.0, False), (1, "cpu", 5.0, False), (2, "cuda:0", 5.0, False)],
+)
+def test_threads_that_wait_for_each_other_are_warned_of(threads, device, cpu, warned, monkeypatch):
+    """Process times of an epoch of ten seconds."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("time.perf_counter", Mock(side_effect=[0.0, 10.0]))
+    monkeypatch.setattr("time.process_time", Mock(side_effect=[0.0, cpu]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with warn_of_waiting(device):
+            pass
+    assert [f"{threads} threads wait" in str(warning.message) for warning in caught] == [True] * warned
+    assert not caught or "OMP_NUM_THREADS=1" in str(caught[0].message)
+
+
+def test_a_model_is_known_in_any_case():
+    parser = flags.make_parser("Train.")
+    flags.add_model_flag(parser, ("AE", "Classifier"), "which")
+    assert [parser.parse_args(["--model", name]).model for name in ("ae", "classifier")] == ["AE", "Classifier"]
