@@ -9,6 +9,8 @@ Images are decoded once and held as uint8; batches are sliced from them.
 """
 
 import hashlib
+import os
+import sys
 from pathlib import Path
 
 import torch
@@ -17,11 +19,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from datasets import mnist
 from datasets.flowers import find_photographs, read_photographs, synthetic_photographs
 from datasets.synthetic import make_digits
-from training import UserError, printable
+from training import PROJECT, UserError, is_synthetic, printable
 from training.distributed import broadcast, rank, world_size
 
 VALID_FRACTION = 0.2
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
+STANDIN_FOLDER = "synthetic"  # below the output root
 SYNTHETIC_TRAIN = 60_000  # digits of the stand-in to train on; the other 10,000 are its test set
 
 
@@ -75,7 +78,7 @@ def create_flower_dataloaders(
     else:
         images, labels, classes = read_photographs(folder, img_height, img_width, split_seed)
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
-    info = _info("flowers" if folder else "synthetic flowers", classes, [images], split_seed)
+    info = _info(_name(folder) if folder else "synthetic flowers", classes, [images], split_seed)
     cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
     train = ImageDataset(images[:cut], labels[:cut], info, mirror)
     valid = ImageDataset(images[cut:], labels[cut:], info)
@@ -111,7 +114,9 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
     """The log's `Data:` line."""
     info = train_loader.dataset.info
     height, width = info["image_size"]
-    standin = ", a procedural stand-in for the real ones" if info["name"].startswith("synthetic") else ""
+    standin = ""
+    if is_synthetic(info):
+        standin = f", a procedural stand-in for the real ones (its results go to ./{STANDIN_FOLDER} by default)"
     split = f"split seed {info['split_seed']}"
     if info["split_seed"] is None:
         split = "official split" if info["name"] == "MNIST" else "fixed split"
@@ -120,6 +125,33 @@ def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
         f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"
         f" {len(valid_loader.dataset)} valid, {split}, fingerprint {info['fingerprint']}"
     )
+
+
+def output_root(root: Path, shown: dict, trained: dict | None = None) -> Path:
+    """Where to write what is made of the images `shown`: below `root`, but for the stand-in in a folder of its own, so
+    that it never takes the place of what real images gave. In the project's folder a run on the stand-in does so, and
+    below any root the pictures of it that a model makes which was trained on other images."""
+    apart = root == PROJECT if trained is None else not is_synthetic(trained)
+    if not (is_synthetic(shown) and apart):
+        return root
+    if rank() == 0:
+        print(f'the stand-in: what it gives goes to "{root / STANDIN_FOLDER}", an --output-root', file=sys.stderr)
+    return root / STANDIN_FOLDER
+
+
+def mean_image_loss(loaders, measure, *posterior) -> float:
+    """The validation loss of answering every image with the mean training image: what a model must beat.
+
+    measure(outputs, images) -> (..., {"loss": mean of the batch}), where the outputs are answers (B, C, H, W) or, with
+    the parameters of a posterior that is equal to the prior, (answers, *posterior).
+    """
+    train, total, count = loaders[0].dataset, 0.0, 0
+    mean = train.images.sum(dim=0, dtype=torch.int64) / (255 * len(train))
+    for images, _ in loaders[1]:
+        answers = mean.expand_as(images)
+        total += measure((answers, *posterior) if posterior else answers, images)[1]["loss"] * len(images)
+        count += len(images)
+    return total / count
 
 
 def _info(name, classes, images, split_seed, labels=()):
@@ -135,6 +167,12 @@ def _info(name, classes, images, split_seed, labels=()):
         "split_seed": split_seed,
         "fingerprint": fingerprint.hexdigest()[:16],
     }
+
+
+def _name(folder):
+    """What titles call the photographs in a folder: those of the coursework are in one called flowers."""
+    name = printable(os.path.basename(os.path.abspath(folder)))
+    return name if name == "flowers" else f"photographs in {name[:100]}"
 
 
 def _loaders(train, valid, batch_size):

@@ -32,7 +32,7 @@ def parse_args(argv=None):
     """The defaults reach the coursework's targets; some of them depend on --model or --optimizer."""
     parser = flags.make_parser("Train a model on the flowers.", DEFAULTS)
     parser.epilog += "\nwith --optimizer sgd or momentum: --lr 1.0; sgd: --schedule step"
-    parser.add_argument("--model", choices=list(DEFAULTS), required=True, help="which one to train")
+    flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
     group.add_argument("--encoding-dim", metavar="N", type=flags.positive_int, help="length of the latent vector")
     size = {"metavar": "N", "type": flags.multiple_of_4, "nargs": "+", "default": [24, 24]}
@@ -46,7 +46,8 @@ def parse_args(argv=None):
     flags.add_torch_flags(parser)
     flags.add_data_flags(parser)
     first = flags.peek(argv, "model", "optimizer")
-    parser.set_defaults(**{**DEFAULTS.get(first.model, {}), **OPTIMIZERS.get(first.optimizer or "adam", {})})
+    parser.set_defaults(**DEFAULTS.get(flags.find_model(first.model, DEFAULTS), {}))
+    parser.set_defaults(**OPTIMIZERS.get(first.optimizer or "adam", {}))
     args = parser.parse_args(argv)
     if len(args.image_size) > 2:
         parser.error("argument --image-size: expected one number, or height and width")
@@ -69,14 +70,22 @@ import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from data import create_flower_dataloaders, describe
-from evaluation.models import RECONSTRUCTS, SAMPLES, TABLE, loss_unit, name_model
+from data import create_flower_dataloaders, describe, mean_image_loss, output_root
+from evaluation.models import CLASSIFIES, RECONSTRUCTS, SAMPLES, TABLE, loss_unit, name_model
+from training import UserError
 from training.distributed import init_distributed, rank
 from training.figures import plot_latents, plot_losses
 from training.learner import TorchLearner
-from training.loop import fit, last_line
+from training.loop import fit, last_line, warn_unless_below
 from training.script import log, run_script, seed_everything
-from VarAutoencoder import ACTIVE_VARIANCE, active_dimensions, aggregate_posterior, describe_parts, kl_divergence
+from VarAutoencoder import (
+    ACTIVE_VARIANCE,
+    active_dimensions,
+    aggregate_posterior,
+    describe_parts,
+    dimensions_for,
+    kl_divergence,
+)
 
 ADAMW = {"AE": (0.9, 0.2), "VAE": (0.9, 0.2), "Classifier": (0.9, 0.2), "DDPM": (0.9, 0.01)}  # beta1, weight decay
 ADAMW["GAN"] = (0.0, 0.01)  # gradients of a game change as the other player moves
@@ -142,12 +151,12 @@ def diagnose(model, dataset, best: dict, path) -> list[str]:
     encoded = [model.encode(images) for images in dataset[:][0].split(256)]
     mu, log_var = (torch.cat(part).cpu() for part in zip(*encoded, strict=True))
     active, dims = active_dimensions(mu), mu.shape[1]
-    used = f"{active} of {dims} latent dimensions active"
-    title = f"{name_model(best)}: {used}\non the {len(mu)} validation images of {best['data']['name']}"
     kl, z = kl_divergence(mu, log_var).mean(dim=0).sort(descending=True).values, torch.linspace(-4, 4, 81)
+    used = f"{active} of {dims} latent dimensions active, {dimensions_for(0.9, kl)} carry 90 % of the KL"
+    title = f"{name_model(best)}\n{used}, on the {len(mu)} validation images of {best['data']['name']}"
     prior = torch.distributions.Normal(0, 1).log_prob(z).exp()
     plot_latents(kl.numpy(), z, aggregate_posterior(mu, log_var, z), prior, path, title)
-    lines = [f"Diagnostics: {describe_parts(best)}, {used} (variance of mu above {ACTIVE_VARIANCE})"]
+    lines = [f"Diagnostics: {describe_parts(best)}, {used} (active: variance of mu above {ACTIVE_VARIANCE})"]
     if active == 0 or best["valid_kl"] < COLLAPSED_KL:
         lines.append("Warning: the posterior has collapsed to the prior; try a lower --beta or more --epochs")
     return lines
@@ -159,8 +168,12 @@ def main(argv=None):
     args.device = str(init_distributed(args.device))
     height, width = args.image_size
     loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, mirror=True)
-    info, vis = loaders[0].dataset.info, args.output_root / "vis"
+    info = loaders[0].dataset.info
+    if CLASSIFIES in TABLE[args.model].roles and len(info["classes"]) < 2:
+        raise UserError(f"a classifier needs 2 or more classes to tell apart, found {', '.join(info['classes'])} alone")
     log(f"Data: {describe(*loaders)}")
+    args.output_root = output_root(args.output_root, info)
+    vis = args.output_root / "vis"
     seed_everything(args.seed)
     model, config = build_model(args, loaders[0].dataset)
     for loader in loaders:
@@ -171,6 +184,9 @@ def main(argv=None):
         about["settings"] = {"epochs": args.epochs}  # the schedule depends on it
     learner = build_learner(args, model, len(loaders[0]))
     best = fit(args, about, loaders, learner)
+    if RECONSTRUCTS in TABLE[args.model].roles:
+        prior = torch.zeros(2, 1, 1, device=args.device) if model.is_dist else ()  # mu and log_var
+        warn_unless_below(mean_image_loss(loaders, learner.measure, *prior), best)
     if rank() == 0:
         for line in diagnose(model, loaders[1].dataset, best, vis / "latent_VAE.png") if model.is_dist else []:
             log(line)

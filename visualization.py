@@ -5,7 +5,7 @@
 Writes vis/train_<M>.png, vis/valid_<M>.png and vis/loss_<M>.png. The model is rebuilt from its checkpoint alone.
 """
 
-from training.flags import add_data_flags, make_parser, parse_first
+from training.flags import add_data_flags, add_model_flag, make_parser, parse_first
 
 MODELS = ("MLPAE", "AE", "VAE", "GAN", "DDPM", "Classifier")
 
@@ -13,7 +13,7 @@ MODELS = ("MLPAE", "AE", "VAE", "GAN", "DDPM", "Classifier")
 def parse_args(argv=None):
     """The flags."""
     parser = make_parser("Show what a trained model reconstructs, and its losses.")
-    parser.add_argument("--model", choices=MODELS, required=True, help="whose checkpoint to show")
+    add_model_flag(parser, MODELS, "whose checkpoint to show", required=True)
     add_data_flags(parser)
     return parser.parse_args(argv)
 
@@ -23,8 +23,9 @@ if __name__ == "__main__":
 
 import torch
 
-from data import create_flower_dataloaders
-from evaluation.models import RECONSTRUCTS, TABLE, load_model, loss_unit, name_model, name_source
+from data import create_flower_dataloaders, output_root
+from evaluation.models import RECONSTRUCTS, TABLE, load_model, loss_unit, name_model, name_source, three_digits
+from training import is_synthetic
 from training.figures import plot_losses, plot_reconstructions
 from training.script import run_script
 
@@ -32,18 +33,25 @@ SHOWN = 20  # images
 BATCH = 256  # images to reconstruct at once
 
 
-def plot_splits(args, model, checkpoint: dict) -> dict:
+def find_loaders(args, trained: dict):
+    """(train loader, validation loader) of the images of the size and the split that a model was trained on."""
+    height, width = trained["image_size"]
+    own_standin = args.data == "auto" and not args.data_root and is_synthetic(trained)
+    data = "synthetic" if own_standin else args.data
+    return create_flower_dataloaders(BATCH, args.data_root, width, height, data, trained["split_seed"])
+
+
+def plot_splits(args, model, checkpoint: dict, loaders) -> dict:
     """Reconstructions of both splits; returns the mean squared error of each."""
     trained, errors = checkpoint["data"], {}
-    height, width = trained["image_size"]
-    loaders = create_flower_dataloaders(BATCH, args.data_root, width, height, args.data, trained["split_seed"])
-    source = name_source(loaders[0].dataset.info, checkpoint)
+    shown = loaders[0].dataset.info
+    source, root = name_source(shown, checkpoint), output_root(args.output_root, shown, trained)
     for split, loader in zip(("train", "valid"), loaders, strict=True):
         originals, reconstructions, errors[split] = compare(model, loader.dataset)
-        title = f"{name_model(checkpoint)}: {split} split of {source}"
-        title += f"\nmean squared error of the whole split {errors[split]:.4f}"
-        title += ", drawn from the mean of q(z|x)" if model.is_dist else ""
-        path = args.output_root / "vis" / f"{split}_{args.model}.png"
+        title = f"{name_model(checkpoint)}\n{split} split of {source}"
+        title += f"\nmean squared error of the whole split {three_digits(errors[split])}"
+        title += ", decoded from the mean of q(z|x)" if model.is_dist else ""
+        path = root / "vis" / f"{split}_{args.model}.png"
         plot_reconstructions(originals.numpy(), reconstructions.numpy(), path, title)
     return errors
 
@@ -60,11 +68,16 @@ def compare(model, dataset):
     return *shown, squared / (len(dataset) * images[0].numel())
 
 
-def main(argv=None):
-    """Plot the reconstructions of both splits, and the losses; returns the mean squared error of each split."""
+def main(argv=None, loaders=None):
+    """Plot the reconstructions of both splits, and the losses; returns the mean squared error of each split.
+
+    loaders: those of the photographs, where they are read already.
+    """
     args = parse_args(argv)
     model, checkpoint = load_model(args.model, args.output_root)
-    errors = plot_splits(args, model, checkpoint) if RECONSTRUCTS in TABLE[args.model].roles else {}
+    errors = {}
+    if RECONSTRUCTS in TABLE[args.model].roles:
+        errors = plot_splits(args, model, checkpoint, loaders or find_loaders(args, checkpoint["data"]))
     path, title = args.output_root / "vis" / f"loss_{args.model}.png", f"{args.model} on {checkpoint['data']['name']}"
     plot_losses(checkpoint["history"], path, title, loss_unit(args.model, checkpoint["settings"]))
     return errors

@@ -14,7 +14,7 @@ import train_script
 @pytest.fixture(scope="session")
 def tiny_flowers(tmp_path_factory):
     """A folder of three classes with 20 PNGs each."""
-    return write_flowers(tmp_path_factory.mktemp("tiny flowers"))
+    return write_flowers(tmp_path_factory.mktemp("tiny data") / "flowers")
 
 
 @pytest.fixture(scope="session")

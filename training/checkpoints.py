@@ -15,6 +15,8 @@ import re
 import warnings
 import zipfile
 from contextlib import contextmanager
+from filecmp import cmp
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from training import UserError, printable
 ENTRIES = {"model": str, "config": dict, "data": dict, "settings": dict, "history": list, "state_dict": dict}
 WEIGHTS = ("state_dict", "raw_state_dict", "optimizer", "scheduler", "frames")  # entries that hold arrays or tensors
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights in a .pth file
 MAX_VALUES = 1_000_000  # in the other entries; a run of 10,000 epochs has 100,000
 MAX_STRING = 1000  # letters of a string in them
 
@@ -77,6 +80,24 @@ def run_lock(folder: Path, model: str):
         for left in folder.glob(f".*Model_{model}.p*.tmp"):
             left.unlink(missing_ok=True)
         yield
+
+
+def keep_copies(paths: list[Path]) -> Path | None:
+    """Copy the checkpoints of a run, in one models/ folder, to replaced/<model>_<number>/models/ beside that: a folder
+    that every script takes as its --output-root. Returns it, or None where nothing is to do. Raises UserError."""
+    if not paths:
+        return None
+    for number in count(1):
+        folder = paths[0].parent.parent / "replaced" / f"{paths[0].stem.partition('_')[2]}_{number}"
+        copies = [folder / "models" / path.name for path in paths]
+        if all(copy.is_file() and cmp(path, copy, shallow=False) for path, copy in zip(paths, copies, strict=True)):
+            return None
+        if not folder.exists():
+            break
+    for path, copy in zip(paths, copies, strict=True):
+        with atomic_write(copy) as file:
+            file.write(path.read_bytes())
+    return folder
 
 
 def load_checkpoint(path: Path, made_by: str) -> dict:
@@ -225,5 +246,7 @@ def _check_tensors(state_dict, size):
         raise ValueError("its weights are not tensors")
     if sum(weight.numel() * weight.element_size() for weight in weights) > size:
         raise ValueError("its weights claim to be more than the file holds")  # one number can stand for many
+    if not all(weight.device.type == "cpu" and weight.dtype in FLOATS for weight in weights):
+        raise ValueError("its weights are not floating-point numbers")  # but quantized, or without memory
     if not all(weight.isfinite().all() for weight in weights):
         raise ValueError("its weights are not finite")

@@ -2,28 +2,38 @@
 
 import io
 import sys
+from functools import cache
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot, which would look for a display
+from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import AutoLocator, NullLocator
 from PIL import Image
 
 from training.checkpoints import atomic_write
 
 COLUMNS = 10  # images a row of a grid
+matplotlib.rcdefaults()  # whatever the user's own file says
+matplotlib.rcParams["text.parse_math"] = False  # titles name folders, which may have a $
+DPI, FONT_SIZE = 150, 11
+CELL, MARGIN = 120, 15  # pixels: of an image of a grid, and around the grid
+LETTER, LINE = 12.5, 30  # pixels of a letter, on average at most, and of a line
 COLUMNS_BESIDE = 8  # images a row beside a histogram
 
 
 def plot_reconstructions(originals: np.ndarray, reconstructions: np.ndarray, path, title: str) -> None:
     """Blocks of two rows, originals above reconstructions; both (N, 3, H, W) or (N, 1, H, W) in [0, 1]."""
     rows = _pair(originals, reconstructions, COLUMNS)
-    _save(_plot_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2)), path, title)
+    figure, plot = _plot_grid(rows, title, ["original", "reconstruction"] * (len(rows) // 2))
+    _save(figure, path, title, plot)
 
 
 def plot_samples(images: np.ndarray, path, title: str, columns: int = COLUMNS, labels: list[str] | None = None) -> None:
     """Images (N, C, H, W) in [0, 1], `columns` a row; labels: one for each row."""
-    _save(_plot_grid(_split(images, columns), title, labels), path, title)
+    figure, plot = _plot_grid(_split(images, columns), title, labels)
+    _save(figure, path, title, plot)
 
 
 def plot_film(frames: list[np.ndarray], path, titles: list[str]) -> None:
@@ -31,7 +41,7 @@ def plot_film(frames: list[np.ndarray], path, titles: list[str]) -> None:
     images = []
     for samples, title in zip(frames, titles, strict=True):
         png = io.BytesIO()
-        _plot_grid(_split(samples, COLUMNS), title).savefig(png, dpi=75)
+        _plot_grid(_split(samples, COLUMNS), title)[0].savefig(png, dpi=DPI // 2)
         images.append(Image.open(png).convert("L").quantize(16))  # 16 greys: a third of the size
     duration = [500] * (len(images) - 1) + [3000]
     with atomic_write(path) as file:
@@ -41,11 +51,16 @@ def plot_film(frames: list[np.ndarray], path, titles: list[str]) -> None:
 
 def plot_latent_space(points: np.ndarray, labels: np.ndarray, path, title: str, axis: str) -> None:
     """Points (N, 2), coloured by their labels (N,) from 0 to 9; axis: what the two coordinates are called."""
-    figure, axes = _figure(7.5, 6.5)
+    figure = _empty_figure(1125, 1005)
+    axes, beside = figure.add_axes([0.1, 0.1, 0.72, 0.8]), figure.add_axes([0.85, 0.1, 0.04, 0.8])  # of equal height
     scatter = axes.scatter(*points.T, c=labels, cmap="tab10", vmin=-0.5, vmax=9.5, s=4, linewidths=0, antialiased=False)
-    figure.colorbar(scatter, label="digit", ticks=range(10))
-    axes.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2", aspect="equal" if points[:, 1].any() else "auto")
-    _save(figure, path, title)
+    figure.colorbar(scatter, beside, label="digit", ticks=range(10))
+    axes.set(xlabel=f"{axis} 1", ylabel=f"{axis} 2")
+    if points[:, 1].any():
+        axes.set_aspect("equal", adjustable="datalim")
+    figure.text(0.5, 0.985, title, ha="center", va="top", fontsize=FONT_SIZE)
+    left, bottom, right, top = (round(side) for side in axes.get_window_extent().extents)
+    _save(figure, path, title, (left, 1005 - top, right, 1005 - bottom))
 
 
 def plot_samplers(points: dict, rows: list[np.ndarray], labels: list[str], path, title: str) -> None:
@@ -88,7 +103,7 @@ def plot_losses(history: list[dict], path, title: str, unit: str) -> None:
         axes.set_yscale("log")
     axes.plot(epochs, [row["train_loss"] for row in history], ".-", label="train")
     axes.plot(epochs, [row["valid_loss"] for row in history], ".-", label="validation")
-    label = f"best: {best['valid_loss']:.4g} in epoch {best['epoch']}"
+    label = f"best: {best['valid_loss']:.3g} in epoch {best['epoch']}"
     axes.plot(best["epoch"], best["valid_loss"], "k*", markersize=10, label=label)
     axes.set(title=title, xlabel="epoch", ylabel=unit)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -112,14 +127,14 @@ def plot_latents(kl, z, posterior, prior, path, title: str) -> None:
     right.plot(z, posterior.mean(1), "C0", linewidth=2, label="mean of all dimensions")
     right.plot(z, prior, "k--", label="N(0, 1)")
     right.set(title="aggregate posterior q(z), a thin line a dimension", xlabel="z", ylabel="density")
-    right.legend(loc="lower center")
+    figure.legend(loc="outside lower right", ncols=2)  # nowhere inside is free of curves
     figure.suptitle(title)
     _save(figure, path, title)
 
 
 def _figure(width, height, columns=1):
-    matplotlib.rcParams["text.parse_math"] = False  # titles name folders, which may have a $
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = _empty_figure(width * DPI, height * DPI)
+    figure.set_layout_engine("constrained")
     return figure, figure.subplots(ncols=columns)
 
 
@@ -133,14 +148,32 @@ def _pair(above, below, columns):
 
 
 def _plot_grid(rows, title, labels=None):
-    columns, (height, width) = max(map(len, rows)), rows[0].shape[2:]
-    cell = 0.8 * min(1, COLUMNS / columns)  # inches an image is wide
-    margin = 1.4 if labels else 0
-    header = 0.7 + 0.2 * max(0, title.count("\n") - 1)
-    figure, axes = _figure(max(7, margin + cell * columns), header + cell * len(rows) * height / width)
-    _show_grid(axes, rows, labels)
-    axes.set_title(title)
-    return figure
+    """(figure of rows of images below a title, where they are). Each of their pixels is a square of pixels of the
+    figure, which depends on no font, so that figures of two machines can be compared pixel by pixel."""
+    cell, side = CELL * min(1, COLUMNS / max(map(len, rows))), rows[0].shape[3]
+    step, scale = (max(1, round(ratio)) for ratio in (side / cell, cell / side))
+    canvas = _join([row[..., ::step, ::step] for row in rows]).repeat(scale, axis=0).repeat(scale, axis=1)
+    height, width = canvas.shape[:2]
+    beside, above = max(map(_width, labels)) if labels else 0, LINE * title.count("\n") + LINE + 2 * MARGIN
+    whole = max(width + beside, _width(title)) + 2 * MARGIN
+    left, bottom = (whole - beside - width) // 2 + beside, above + height
+    figure = _empty_figure(whole, bottom + MARGIN)
+    figure.figimage(np.broadcast_to(canvas, (height, width, 3)), left, MARGIN, vmin=0, vmax=1, origin="upper")
+    for row, label in enumerate(labels or []):
+        middle = 1 - (above + (row + 0.5) * height / len(rows)) / (bottom + MARGIN)
+        figure.text((left - 8) / whole, middle, label, ha="right", va="center", fontsize=FONT_SIZE - 1)
+    figure.text(0.5, 1 - MARGIN / (bottom + MARGIN), title, ha="center", va="top", fontsize=FONT_SIZE)
+    return figure, (left, above, left + width, bottom)
+
+
+def _width(text):
+    """The most pixels that a text is wide; Chinese letters are twice as wide as others."""
+    return round(LETTER * max(sum(1 + (letter > "\u2e7f") for letter in line) for line in text.split("\n")))
+
+
+def _empty_figure(width, height):
+    """A figure of so many pixels."""
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
 
 
 def _show_grid(axes, rows, labels=None):
@@ -163,7 +196,38 @@ def _join(rows):
     return canvas
 
 
-def _save(figure, path, title):
+def _save(figure, path, title, plot=()):
+    """plot: left, upper, right and lower end, in pixels, of what check_submission.py compares, beside the title."""
+    _replace_unknown_letters(figure)
+    metadata = {"Title": title} | ({"Plot": " ".join(map(str, plot))} if plot else {})
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", metadata={"Title": title})  # for check_submission.py, which cannot see
+        figure.savefig(file, format="png", metadata=metadata)
     print(f"wrote {path}", file=sys.stderr)
+
+
+def _replace_unknown_letters(figure):
+    """Folders and classes have names in any script: take another font for letters that matplotlib's own lacks, and
+    question marks for those that no font of this machine has."""
+    for text in figure.findobj(Text):
+        unknown = set(text.get_text()) - _letters_of(findfont("DejaVu Sans")) - {"\n"}
+        if unknown:
+            font, known = _find_font(frozenset(unknown))
+            text.set_fontfamily(["DejaVu Sans", *font])
+            text.set_text("".join("?" if letter in unknown - known else letter for letter in text.get_text()))
+
+
+@cache
+def _find_font(letters):
+    """([the name of the font that has most of the letters], those it has), or ([], set())."""
+    best = [], set()
+    for entry in fontManager.ttflist:
+        is_last_resort = "last" in entry.name.lower()  # which has a box for every letter
+        known = set() if is_last_resort else letters & _letters_of(entry.fname)
+        best = max(best, ([entry.name], known), key=lambda found: len(found[1]))
+    return best
+
+
+@cache
+def _letters_of(path):
+    """The letters that the font in a file has."""
+    return {chr(code) for code in get_font(path).get_charmap()}

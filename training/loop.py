@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from training import UserError
-from training.checkpoints import load_checkpoint, run_lock, save_checkpoint
+from training import UserError, is_synthetic
+from training.checkpoints import keep_copies, load_checkpoint, run_lock, save_checkpoint
 from training.distributed import all_reduce_sum, broadcast, rank, world_size
-from training.script import log, seed_everything
+from training.script import log, seed_everything, warn_of_waiting
 
 MADE_BY = "a new training run"
 
@@ -35,16 +35,17 @@ def fit(args, about: dict, loaders, learner) -> dict:
     if broadcast(about["data"]) != about["data"]:
         raise UserError("this process finds other images than the first one: all need the same")
     with nullcontext() if rank() else run_lock(folder, about["model"]), _how_to_go_on(history):
-        flags = _flags(args, "output_root", "resume").items()
-        log(f"Settings: {', '.join(f'{name} {value}' for name, value in flags if value is not None)}")
+        log(_settings_line(args))
         if args.resume:
             history += _resume(last_path, best_path, about["settings"], learner)
         if not history:
+            _keep_replaced(best_path, last_path, about["data"])
             _save(best_path, last_path, about, learner, history)  # from now on --resume means this run
         batches = (args.epochs - len(history)) * sum(map(len, loaders))
         with tqdm(total=batches, unit="batch", disable=rank() > 0 or None, dynamic_ncols=True) as bar:
-            while len(history) < args.epochs and _epochs_since_best(history) < args.patience:
-                row = _epoch(args.seed, len(history) + 1, loaders, learner, bar)
+            while len(history) < args.epochs and epochs_since_best(history) < args.patience:
+                with warn_of_waiting(vars(args).get("device", "cpu")):
+                    row = _epoch(args.seed, len(history) + 1, loaders, learner, bar)
                 _save(best_path, last_path, about, learner, [*history, row])
                 history.append(row)
                 log(epoch_line(history))
@@ -58,12 +59,47 @@ def fit(args, about: dict, loaders, learner) -> dict:
     return best
 
 
+def warn_unless_below(mean_image_loss: float, best: dict) -> None:
+    """A line of the log where the best checkpoint has learnt nothing: answering with one image gives no larger loss."""
+    loss = min(row["valid_loss"] for row in best["history"])  # which every process has
+    if loss >= mean_image_loss:
+        found = f"the best validation loss is {loss:.3g}, and answering every image with the mean one"
+        log(f"Warning: {found} gives {mean_image_loss:.3g}: try another --lr or more --epochs")
+
+
+def _keep_replaced(best_path, last_path, data):
+    """Copy the checkpoints that a new run on that data will replace. Raises UserError where it must not."""
+    if rank():
+        return
+    best, last = _read(best_path), _read(last_path)
+    name = str(best.get("data", {}).get("name", "unknown images"))
+    if best and is_synthetic(data) and not is_synthetic({"name": name}):
+        problem = f"{best_path} was trained on {name}, and the stand-in never takes its place"
+        raise UserError(f"{problem}: give this run a folder of its own with --output-root")
+    paths = [best_path, last_path] if last.get("history", True) else [best_path]  # the last had no epoch yet
+    folder = keep_copies([path for path in paths if path.is_file()])
+    if folder:
+        what = "what was there"
+        if best.get("history") and "epoch" in best:
+            loss = f"validation loss {best['valid_loss']:.6g}"
+            what = f"{best['model']}, epoch {best['epoch']}, {loss}, trained on {name}"
+        print(f'kept, as this run will replace it: {what}; --output-root "{folder}" shows it', file=sys.stderr)
+
+
+def _read(path):
+    """What a checkpoint holds, or {}."""
+    try:
+        return load_checkpoint(path, MADE_BY)
+    except UserError:
+        return {}
+
+
 def _save(best_path, last_path, about, learner, history):
     """The last state and, where it is the best so far, that."""
     if rank():
         return
     now = {**about, **learner.state_dict(), "history": history}
-    if history and _epochs_since_best(history) == 0:
+    if history and epochs_since_best(history) == 0:
         save_checkpoint(best_path, {**about, "state_dict": now["state_dict"], **history[-1], "history": history})
     save_checkpoint(last_path, now)
 
@@ -111,7 +147,7 @@ def _epoch(seed, epoch, loaders, learner, bar):
     return row
 
 
-def _epochs_since_best(history):
+def epochs_since_best(history):
     """How many epochs ago the best validation loss was reached, the earliest of equals."""
     losses = [row["valid_loss"] for row in history]
     return len(losses) - 1 - losses.index(min(losses)) if losses else 0
@@ -121,6 +157,11 @@ def _flags(args, *left_out):
     """The resolved flags but some, and how many processes there are, where there are several."""
     flags = {name: value for name, value in vars(args).items() if name not in left_out}
     return flags | ({"processes": world_size()} if world_size() > 1 else {})
+
+
+def _settings_line(args):
+    flags = _flags(args, "output_root", "resume").items()
+    return f"Settings: {', '.join(f'{name} {value}' for name, value in flags if value is not None)}"
 
 
 def _settings(args, about):
@@ -135,7 +176,7 @@ def epoch_line(history: list[dict]) -> str:
     """The log's line of the last epoch of the history."""
     epoch, *losses = history[-1].items()
     fields = [f"{key.replace('_', ' ').title().replace('Kl', 'KL')}: {value:.6f}" for key, value in losses]
-    return ", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if _epochs_since_best(history) == 0 else "")
+    return ", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if epochs_since_best(history) == 0 else "")
 
 
 def last_line(best: dict, suffix: str) -> str:

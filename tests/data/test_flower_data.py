@@ -13,9 +13,9 @@ from helpers import REAL_FLOWERS, needs_flowers
 from PIL import Image
 
 import datasets
-from data import create_flower_dataloaders, describe
+from data import create_flower_dataloaders, describe, mean_image_loss, output_root
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
-from training import UserError
+from training import PROJECT, UserError
 
 ORANGE = (240, 120, 30)
 
@@ -260,3 +260,44 @@ def test_the_photographs():
     assert train.dataset.info["classes"] == sorted(os.listdir(REAL_FLOWERS))
     assert (len(train.dataset), len(valid.dataset)) == (2070, 518)
     assert 0.045 < (train.dataset.images.numpy() / 255).var(axis=0).mean() < 0.06
+
+
+REAL, STANDIN = {"name": "flowers"}, {"name": "synthetic flowers"}
+
+
+@pytest.mark.parametrize(
+    ("root", "shown", "trained", "folder"),
+    [
+        (PROJECT, REAL, None, ""),
+        (PROJECT, STANDIN, None, "synthetic"),  # a run
+        (Path("runs"), STANDIN, None, ""),  # where the user wants it
+        (PROJECT, STANDIN, REAL, "synthetic"),  # pictures of a model
+        (Path("runs"), STANDIN, REAL, "synthetic"),
+        (Path("runs"), STANDIN, STANDIN, ""),
+        (Path("runs"), REAL, STANDIN, ""),
+    ],
+)
+def test_what_the_stand_in_gives_has_a_folder_of_its_own(root, shown, trained, folder):
+    assert output_root(root, shown, trained) == root / folder
+
+
+def test_photographs_of_ones_own_are_called_by_their_folder(tmp_path, monkeypatch):
+    for folder, name in (("flowers", "flowers"), ("my cats", "photographs in my cats")):
+        save_class(tmp_path / folder / "tabby", 4)
+        monkeypatch.chdir(tmp_path / folder)
+        for root in (tmp_path / folder, ".", "../" + folder):
+            assert create_flower_dataloaders(16, root)[0].dataset.info["name"] == name
+
+
+@pytest.mark.parametrize("posterior", [(), (1, 2)])
+def test_the_loss_of_the_mean_image(posterior, tiny_flowers):
+    loaders = create_flower_dataloaders(16, tiny_flowers)
+
+    def measure(outputs, images):
+        answers = outputs[0] if posterior else outputs
+        assert posterior == () or outputs[1:] == posterior
+        return None, {"loss": (answers - images).square().mean().item()}
+
+    train, valid = (loader.dataset.images / 255 for loader in loaders)
+    expected = (train.mean(dim=0) - valid).square().mean().item()
+    assert mean_image_loss(loaders, measure, *posterior) == pytest.approx(expected, rel=1e-5)

@@ -75,7 +75,8 @@ def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_
     with pytest.warns(UserWarning, match="no MNIST in .*refused.*stand in") as caught:
         loaders = create_mnist_dataloaders(16)
     assert "\n" not in str(caught[0].message)
-    assert describe(*loaders).startswith("synthetic digits, a procedural stand-in for the real ones, 70 images of 10 ")
+    assert describe(*loaders).startswith("synthetic digits, a procedural stand-in for the real ones (")
+    assert ", 70 images of 10 " in describe(*loaders)
     assert "60 train / 10 valid" in describe(*loaders)
     assert capsys.readouterr().out == ""
     assert not (no_data / "mnist").exists()  # an empty folder would stand in the way of a link to the data

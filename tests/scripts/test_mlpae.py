@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from helpers import assert_figure, interrupt_in_epoch, last_checkpoint, logged
+from helpers import assert_figure, files_below, interrupt_in_epoch, last_checkpoint, logged
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import MLPAE_train_script as mlpae
 import visualization
@@ -99,3 +101,35 @@ def test_steps_are_plain_sgd_by_the_schedule_of_the_coursework_and_move_every_la
             param -= lr * grad
         assert_same_arrays(model.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-6)
     assert all((param != old).mean() > 0.95 for param, old in zip(model.params, before, strict=True))
+
+
+def test_a_run_on_the_stand_in_leaves_the_projects_own_models_alone(trained, tmp_path, monkeypatch, capsys):
+    root = shutil.copytree(trained[0], tmp_path / "project")
+    before = files_below(root)
+    for module in ("training.flags", "datasets", "data", "evaluation.models"):
+        monkeypatch.setattr(f"{module}.PROJECT", root)
+    with pytest.warns(UserWarning, match="procedural flowers stand in"):
+        _, log = logged(mlpae.main, "--epochs", 1)
+    assert "(its results go to ./synthetic by default)" in log[0]
+    assert {**files_below(root), **before} == files_below(root)
+    new = {"models/BestModel_MLPAE.pkl", "models/LastModel_MLPAE.pkl", "models/LastModel_MLPAE.lock"}
+    assert {*files_below(root / "synthetic")} == {*new, "vis/loss_MLPAE.png"}
+    with pytest.warns(UserWarning, match="procedural flowers stand in"):
+        visualization.main(["--model", "mlpae"])  # the project's, on images that it was not trained on
+    assert {*files_below(root / "synthetic" / "vis")} == {"loss_MLPAE.png", "train_MLPAE.png", "valid_MLPAE.png"}
+    assert before["models/BestModel_MLPAE.pkl"] == files_below(root)["models/BestModel_MLPAE.pkl"]
+    assert "were not trained on" not in capsys.readouterr().out
+
+
+def test_numpys_products_use_one_thread_in_the_training_alone(tiny_flowers, tmp_path, monkeypatch):
+    step, threads = mlpae.PerceptronLearner.train_step, set()
+
+    def train_step(*args, **options):
+        threads.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return step(*args, **options)
+
+    monkeypatch.setattr(mlpae.PerceptronLearner, "train_step", train_step)
+    with threadpool_limits(2):
+        logged(mlpae.main, "--data-root", tiny_flowers, "--output-root", tmp_path, "--epochs", 1)
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {2}
+    assert threads == {1}

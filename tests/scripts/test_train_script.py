@@ -8,13 +8,22 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import assert_figure, assert_same_weights, best_checkpoint, interrupt_in_epoch, last_checkpoint, logged
+from helpers import (
+    assert_figure,
+    assert_same_weights,
+    best_checkpoint,
+    interrupt_in_epoch,
+    last_checkpoint,
+    logged,
+    write_flowers,
+)
 from PIL import Image
 
 import train_script
 import visualization
 from data import create_flower_dataloaders
-from evaluation.models import load_model, name_model
+from datasets.synthetic import FLOWER_CLASSES
+from evaluation.models import load_model, name_model, three_digits
 from training import UserError
 from training.checkpoints import save_checkpoint
 from training.script import seed_everything
@@ -180,6 +189,7 @@ def test_a_collapsed_posterior_is_said_with_a_remedy(scale, kl, active, warned, 
     model, dataset = VarAutoencoder(8, 8, 8), create_flower_dataloaders(16, tiny_flowers, 8, 8)[1].dataset
     model.encoder[-1].weight.data *= scale  # 0: every image has the same mu
     best = {"model": "VAE", "epoch": 3, "valid_loss": 48.0, "valid_recon": 2.0, "valid_kl": kl, "data": dataset.info}
+    best["settings"] = {"beta": 1.0}
     lines = train_script.diagnose(model, dataset, {**best, "state_dict": model.state_dict()}, tmp_path / "latent.png")
     assert lines[0].startswith(f"Diagnostics: reconstruction 2.000 + KL {kl:.3f} per validation image, {active} of 8 ")
     assert len(lines) == 1 + warned
@@ -210,8 +220,8 @@ def test_originals_and_reconstructions_of_both_splits_are_plotted(name, copied, 
         np.testing.assert_array_equal(originals, images[: len(originals)])
         np.testing.assert_allclose(reconstructions, expected[: len(originals)], atol=1e-6)
         assert errors[split] == pytest.approx((expected - images).square().mean().item(), rel=1e-5)
-        assert title.startswith(f"{name_model(checkpoint)}: {split} split of flowers\n")
-        assert f"{errors[split]:.4f}" in title
+        assert title.startswith(f"{name_model(checkpoint)}\n{split} split of flowers\n")
+        assert three_digits(errors[split]) in title
         assert ("mean of q(z|x)" in title) == (name == "VAE")
         assert path == root / "vis" / f"{split}_{name}.png"
         assert_figure(path)
@@ -226,3 +236,12 @@ def test_originals_stand_above_reconstructions(tmp_path):
     assert red.sum() == pytest.approx(blue.sum(), rel=0.05)
     assert red.sum() > 1000
     assert np.nonzero(red)[0].max() < np.nonzero(blue)[0].min()
+
+
+def test_a_classifier_of_one_class_is_refused(tmp_path):
+    write_flowers(tmp_path, per_class=4)
+    for name in FLOWER_CLASSES[1:]:
+        shutil.rmtree(tmp_path / name)
+    with pytest.raises(UserError, match="a classifier needs 2 or more classes to tell apart, found astilbe alone"):
+        train_script.main(["--model", "classifier", "--data-root", str(tmp_path), "--output-root", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()

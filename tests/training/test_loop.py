@@ -10,7 +10,7 @@ from helpers import best_checkpoint, files_below, last_checkpoint
 
 from training import UserError, flags
 from training.checkpoints import load_checkpoint
-from training.loop import fit, last_line
+from training.loop import fit, last_line, warn_unless_below
 
 ABOUT = {"model": "Toy", "config": {"size": 1}, "data": {"name": "numbers", "fingerprint": "0"}}
 TRAIN = [(np.ones(3), None), (np.zeros(1), None)]  # batches of three samples and of one: their mean is 0.75
@@ -168,3 +168,60 @@ def test_resume_from_what_is_not_this_runs_last_state_is_refused(tmp_path):
     shutil.copy(tmp_path / "other" / "models" / best.name, best)
     shutil.copy(best, last)
     refused("cannot resume .*LastModel_Toy.pth.*steps")  # what training goes on from
+
+
+def kept(root):
+    """{folder below replaced/: the validation loss of the best checkpoint in it}."""
+    return {path.name: best_checkpoint(path, "Toy")["valid_loss"] for path in sorted((root / "replaced").glob("*"))}
+
+
+def test_a_new_run_keeps_what_it_replaces_and_says_where(tmp_path, capsys):
+    train(tmp_path, Toy([0.5, 0.25]))
+    first = files_below(tmp_path / "models")
+    assert (kept(tmp_path), capsys.readouterr().err.count("kept")) == ({}, 0)
+    train(tmp_path, Toy([0.75]))
+    said = f'Toy, epoch 2, validation loss 0.25, trained on numbers; --output-root "{tmp_path / "replaced" / "Toy_1"}"'
+    assert said in capsys.readouterr().err
+    assert files_below(tmp_path / "replaced" / "Toy_1" / "models").items() < first.items()  # all but the lock
+    assert best_checkpoint(tmp_path, "Toy")["valid_loss"] == 0.75
+    train(tmp_path, Toy([0.5, 0.25]))
+    train(tmp_path, Toy([0.75]))  # whose weights are kept already, as those of the run before it are
+    assert kept(tmp_path) == {"Toy_1": 0.25, "Toy_2": 0.75}
+
+
+def test_what_is_resumed_is_not_kept_nor_a_run_without_an_epoch(tmp_path):
+    train(tmp_path, Toy([0.5]))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, Toy([KeyboardInterrupt]))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Toy([0.25, KeyboardInterrupt]), "--resume")
+    train(tmp_path, Toy([0.25, 0.125]), "--resume")
+    assert kept(tmp_path) == {"Toy_1": 0.5}
+
+
+def test_what_cannot_be_read_is_kept_as_well(tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "BestModel_Toy.pth").write_bytes(b"precious")
+    train(tmp_path, Toy([0.5]))
+    assert files_below(tmp_path / "replaced") == {"Toy_1/models/BestModel_Toy.pth": b"precious"}
+    assert "kept, as this run will replace it: what was there; --output-root" in capsys.readouterr().err
+
+
+def test_the_stand_in_never_takes_the_place_of_real_images(tmp_path):
+    standin = {"data": {"name": "synthetic numbers", "fingerprint": "1"}}
+    train(tmp_path, Toy([0.5]))
+    before = files_below(tmp_path)
+    with pytest.raises(UserError, match="BestModel_Toy.pth was trained on numbers, .* --output-root"):
+        train(tmp_path, Toy([0.25]), **standin)
+    assert files_below(tmp_path) == before
+    for data in (standin, standin, {}):  # the other way round it may
+        train(tmp_path / "other", Toy([0.25]), **data)
+
+
+def test_a_loss_that_the_mean_image_reaches_is_warned_of(capsys):
+    best = {"history": [{"valid_loss": 0.5}, {"valid_loss": 0.25}]}
+    warn_unless_below(0.3, best)
+    assert capsys.readouterr().out == ""
+    warn_unless_below(0.25, best)
+    assert capsys.readouterr().out.startswith("Warning: the best validation loss is 0.25, and answering every image")
