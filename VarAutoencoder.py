@@ -94,6 +94,12 @@ def active_dimensions(mu: torch.Tensor) -> int:
     return int((mu.var(dim=0, correction=0) > ACTIVE_VARIANCE).sum())
 
 
+def dimensions_for(share: float, kl: torch.Tensor) -> int:
+    """How many latent dimensions, those of the largest KL (encoding_dim,) first, together have that share of it."""
+    carried = kl.sort(descending=True).values.cumsum(dim=0)
+    return int((carried < share * carried[-1]).sum()) + 1
+
+
 def aggregate_posterior(mu: torch.Tensor, log_var: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """The density at points z (K,) of the mean of q(z|x) over images whose mu and log_var are (N, D): (K, D)."""
     posteriors = torch.distributions.Normal(mu, (0.5 * log_var).exp())

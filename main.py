@@ -9,7 +9,6 @@ Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_
 """
 
 import math
-import sys
 
 from training import flags
 
@@ -18,12 +17,13 @@ DEFAULTS = {  # of flags, for each --model; --kl-peak is of use where labels let
     "VAE": {"recon": "bce", "beta": 1.0, "kl_peak": 1.0},
     "CVAE": {"recon": "bce", "beta": 1.0, "kl_peak": 3.3},
 }
+READ_BY_FIGURES = {"model", "labels", "seed", "data", "data_root", "output_root", "figures_only"}  # flags
 
 
 def parse_args(argv=None):
     """The flags; the loss depends on --model."""
     parser = flags.make_parser("Train AE, VAE or CVAE on MNIST.", DEFAULTS)
-    parser.add_argument("--model", choices=list(DEFAULTS), required=True, help="which one to train")
+    flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
     size, weight = {"metavar": "N", "type": flags.positive_int}, {"metavar": "X", "type": flags.positive_float}
     group.add_argument("--hidden-size", **size, default=512, help="width of the hidden layers")
@@ -36,17 +36,17 @@ def parse_args(argv=None):
     flags.add_data_flags(parser, flags.MNIST_HELP)
     group = parser.add_argument_group("figures")
     group.add_argument("--figures-only", action="store_true", help="plot them from the checkpoint, without training")
-    labels = {"type": int, "choices": range(10), "nargs": "+"}
-    group.add_argument("--labels", metavar="DIGIT", **labels, help="also write these digits, with CVAE")
+    group.add_argument("--labels", metavar="DIGIT", type=flags.digit, nargs="+", help="also write these, with CVAE")
     group.add_argument("--gif", action="store_true", help="also film how latent vectors turn into digits")
-    parser.set_defaults(**DEFAULTS.get(flags.peek(argv, "model").model, {}))
+    parser.set_defaults(**DEFAULTS.get(flags.find_model(flags.peek(argv, "model").model, DEFAULTS), {}))
     args = parser.parse_args(argv)
     if args.model != "CVAE" and args.labels:
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
     if args.model == "AE" and (args.beta or args.kl_peak):
         parser.error("argument --beta or --kl-peak: AE has no KL to weigh")
-    if args.figures_only and args.gif:
-        parser.error("argument --gif: it films the training; leave out --figures-only")
+    for name in set(flags.given(parser, args)) - READ_BY_FIGURES if args.figures_only else ():
+        flag = name.replace("_", "-")
+        parser.error(f"argument --{flag}: --figures-only does not train, it would be ignored; leave out one of them")
     return args
 
 
@@ -58,15 +58,15 @@ from torch.nn.functional import binary_cross_entropy, mse_loss
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
-from data import create_mnist_dataloaders, describe
-from evaluation.models import load_model, loss_unit, name_model, name_source
-from evaluation.sampling import interpolate, manifold, project
+from data import create_mnist_dataloaders, describe, mean_image_loss, output_root
+from evaluation.models import load_model, loss_unit, name_model, name_source, three_digits
+from evaluation.sampling import between, interpolate, manifold, project
 from model import CLASSES, build_model
 from training import UserError
 from training.distributed import init_distributed, rank, rank_0_first
 from training.figures import plot_film, plot_latent_space, plot_losses, plot_reconstructions, plot_samples
 from training.learner import TorchLearner
-from training.loop import fit, last_line
+from training.loop import fit, last_line, warn_unless_below
 from training.script import log, run_script, seed_everything
 
 EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to sample
@@ -188,13 +188,10 @@ def plot_all(args, model, checkpoint: dict, test_set, labels: list[int] | None) 
     path = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
     title = f"{args.model}, {latents}, on {trained_on}"
     plot_losses(checkpoint["history"], path, title, loss_unit(checkpoint["model"], checkpoint["settings"]))
-    name = f"{name_model(checkpoint)}, {latents}"
-    if args.data == "auto" and test_set.info["name"] == "synthetic digits" != trained_on:
-        print("note: MNIST is not here, so its test images are not plotted again", file=sys.stderr)
-    else:
-        source = name_source(test_set.info, checkpoint)
-        plot_test_set(args, model, test_set, f"{name}:\ntest images of {source}")
+    name = f"{name_model(checkpoint)}\n{latents}"
     plot_random(args, model, f"{name}, trained on {trained_on}", labels)
+    args.output_root = output_root(args.output_root, test_set.info, checkpoint["data"])
+    plot_test_set(args, model, test_set, f"{name}, test images of {name_source(test_set.info, checkpoint)}")
 
 
 def plot_test_set(args, model, test_set, title: str) -> None:
@@ -205,20 +202,21 @@ def plot_test_set(args, model, test_set, title: str) -> None:
     if not codes.isfinite().all():
         raise UserError(f"the weights of {args.model} are damaged, its latent vectors not finite; train it anew")
     reconstructions = model.decode(codes, ys)
-    error = f"mean squared error of the whole test set {mse_loss(reconstructions, images):.4f}"
+    error = f"mean squared error of the whole test set {three_digits(mse_loss(reconstructions, images).item())}"
     shown = images[:EXAMPLES].numpy(), reconstructions[:EXAMPLES].numpy()
     plot_reconstructions(*shown, figure_path(args, "reconstruction"), f"{title}\n{error}")
     axis = "latent dimension" if codes.shape[1] <= 2 else "principal component"
     plot_latent_space(project(codes).numpy(), digits.numpy(), figure_path(args, "latent"), title, axis)
     if model.is_dist and not model.has_label:
-        walks = model.decode(interpolate(codes[:EXAMPLES], STEPS)).numpy()
-        plot_samples(walks, figure_path(args, "interpolation"), f"{title}, from the mean of one to the mean of another")
+        walks = between(images[:EXAMPLES], model.decode(interpolate(codes[:EXAMPLES], STEPS))).numpy()
+        title += ": from one (left) to another (right) in equal steps between the means of q(z|x)"
+        plot_samples(walks, figure_path(args, "interpolation"), title, STEPS + 2)
 
 
 def plot_random(args, model, title: str, labels: list[int] | None) -> None:
     """Random digits; with labels, those digits in several hands; and the whole latent space, where it is a plane."""
     zs, ys = latents_and_labels(model, args.seed)
-    sampled = f"{title}:\nz from N(0, 1), seed {args.seed}"
+    sampled = f"{title}: z from N(0, 1), seed {args.seed}"
     row_labels = None if ys is None else [str(digit) for digit in range(10)]
     sampled_by_row = sampled if ys is None else f"{sampled}, the same down each column"
     plot_samples(model.decode(zs, ys).numpy(), figure_path(args, "samples"), sampled_by_row, labels=row_labels)
@@ -227,7 +225,7 @@ def plot_random(args, model, title: str, labels: list[int] | None) -> None:
         plot_samples(model.decode(hands, ys).numpy(), figure_path(args, "labels"), f"{sampled}, one a row", len(labels))
     if model.is_dist and not model.has_label and zs.shape[1] == 2:
         plane = model.decode(manifold(MANIFOLD)).numpy()
-        title = f"{title}:\nz at evenly spaced quantiles of N(0, 1)"
+        title = f"{title}: z at evenly spaced quantiles of N(0, 1)"
         plot_samples(plane, figure_path(args, "manifold"), title, MANIFOLD)
 
 
@@ -240,6 +238,7 @@ def train(args, loaders, gif: bool) -> list[dict]:
     """Train as args say; with gif, film it. Returns the history."""
     info = loaders[0].dataset.info
     log(f"Data: {describe(*loaders)}")
+    args.output_root = output_root(args.output_root, info)
     for loader in loaders:
         loader.dataset.to(args.device)
     seed_everything(args.seed)
@@ -247,6 +246,8 @@ def train(args, loaders, gif: bool) -> list[dict]:
     learner = build_learner(args, config, args.epochs * len(loaders[0]), gif)
     about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
     best = fit(args, about, loaders, learner)
+    prior = torch.tensor([[[0.0]], [[1.0]]], device=args.device) if learner.model.is_dist else ()  # mu and sigma
+    warn_unless_below(mean_image_loss(loaders, Losses(args.recon, args.beta), *prior), best)
     if rank() == 0:
         log(last_line(best, learner.suffix))
         if gif:
@@ -256,14 +257,14 @@ def train(args, loaders, gif: bool) -> list[dict]:
     return best["history"]
 
 
-def main(argv=None):
-    """Train and plot; returns the history."""
+def main(argv=None, loaders=None):
+    """Train and plot; returns the history. loaders: those of MNIST, where it is read already."""
     args = parse_args(argv)
     figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
     args.device, name = str(init_distributed(args.device)), f"MNIST_{args.model}"
     trained = load_model(name, args.output_root) if figures_only else None
     with rank_0_first():  # it may have to download them
-        loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
+        loaders = loaders or create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
     history = trained[1]["history"] if trained else train(args, loaders, gif)
     if rank() == 0:
         model, checkpoint = trained or load_model(name, args.output_root)

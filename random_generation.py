@@ -12,7 +12,7 @@ vis/samplers_<M>.png; or vis/interpolation_<M>.png; or vis/generation_comparison
 three commands also read the photographs.
 """
 
-from training.flags import add_data_flags, make_parser, natural_int, parse_first, positive_float, positive_int
+from training import flags
 
 MODELS = ("AE", "VAE", "GAN", "DDPM")
 SAMPLERS = {"normal": "N(0, I)", "gaussian": "a fitted Gaussian", "gmm": "a fitted mixture"}
@@ -28,11 +28,12 @@ MAX_IMAGES = 5000  # a PNG may be 65,535 pixels high
 
 def parse_args(argv=None):
     """The flags; some are for some models alone."""
-    parser = make_parser("Generate images of flowers.")
-    parser.add_argument("--model", choices=MODELS, help="which one samples")
-    parser.add_argument("--n", metavar="N", type=positive_int, default=60, help="number of images")
-    parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the random numbers")
-    group, factor = parser.add_argument_group("AE, VAE, GAN"), {"metavar": "X", "type": positive_float, "default": 1.0}
+    parser = flags.make_parser("Generate images of flowers.")
+    flags.add_model_flag(parser, MODELS, "which one samples")
+    parser.add_argument("--n", metavar="N", type=flags.positive_int, default=60, help="number of images")
+    parser.add_argument("--seed", metavar="N", type=flags.natural_int, default=0, help="of the random numbers")
+    group = parser.add_argument_group("AE, VAE, GAN")
+    factor = {"metavar": "X", "type": flags.positive_float, "default": 1.0}
     group.add_argument("--temperature", **factor, help="factor on the random latent vectors")
     group = parser.add_argument_group("AE, VAE")
     fitted = "of latent vectors: N(0, I), or a Gaussian, or a mixture of ten, fitted to the training photographs'"
@@ -43,7 +44,7 @@ def parse_args(argv=None):
     group.add_argument("--guidance", **factor, help="above 1: truer to the species, less varied")
     group = parser.add_argument_group("score")
     group.add_argument("--score", action="store_true", help="instead, compare --model, or all, with photographs")
-    add_data_flags(parser)
+    flags.add_data_flags(parser)
     args = parser.parse_args(argv)
     check_flags(parser, args)
     return args
@@ -55,7 +56,7 @@ def check_flags(parser, args) -> None:
         parser.error(f"argument --n: {args.n} is more than one figure holds, at most {MAX_IMAGES}")
     if not args.model and not args.score:
         parser.error("the following arguments are required: --model")
-    given = [name for name in vars(args) if getattr(args, name) != parser.get_default(name)]
+    given = flags.given(parser, args)
     for name in given:
         if args.score and name not in ("score", "model", "seed", "data", "data_root", "output_root"):
             parser.error(f"argument --{name}: not together with --score, which samples all models alike")
@@ -68,12 +69,13 @@ def check_flags(parser, args) -> None:
 
 
 if __name__ == "__main__":
-    parse_first(parse_args)
+    flags.parse_first(parse_args)
 
 import torch
 
 from evaluation.models import load_model, load_photographs, name_model
 from evaluation.sampling import (
+    between,
     decode,
     encode,
     fit_prior,
@@ -99,7 +101,7 @@ def figure_path(args, name: str):
 
 def generate(args, model, checkpoint):
     """Random images; returns them as a tensor (n, 3, H, W)."""
-    title = f"{name_model(checkpoint)}, trained on {checkpoint['data']['name']}:\n"
+    title = f"{name_model(checkpoint)}\ntrained on {checkpoint['data']['name']}: "
     if "encoding_dim" not in checkpoint["config"]:
         label = find_label(args.label, checkpoint["data"]["classes"])
         images = sample_diffusion(model, args.n, args.seed, label, args.guidance)
@@ -137,20 +139,23 @@ def compare_samplers(args, model, checkpoint, codes, latents: dict) -> None:
     points = project(torch.cat([codes, *latents.values()])).split([len(codes), *[args.n] * len(latents)])
     names = ["training photographs", *(f"z from {SAMPLERS[sampler]}" for sampler in latents)]
     rows = [decode(model, z[:count]).numpy() for z in latents.values()]
-    title = f"{name_model(checkpoint)}, trained on {checkpoint['data']['name']}, seed {args.seed}"
+    title = f"{name_model(checkpoint)}\ntrained on {checkpoint['data']['name']}, seed {args.seed}"
     path = figure_path(args, f"samplers_{args.model}")
     plot_samplers(dict(zip(names, points, strict=True)), rows, list(SAMPLERS.values()), path, title)
 
 
 def walk(args, model, checkpoint):
-    """From the code of one held-out photograph to that of another; returns the images (walks * STEPS, 3, H, W)."""
+    """From the code of one held-out photograph to that of another; returns rows of images (walks * (STEPS + 2), 3, H,
+    W), with the two photographs at their ends."""
     held_out = load_photographs(args, checkpoint)[1]
     walks = min(WALKS, len(held_out) // 2)
     if walks == 0:
         raise UserError(f"expected 2 or more held-out images to go from one to another, found {len(held_out)}")
-    images = decode(model, interpolate(encode(model, held_out[: 2 * walks][0]), STEPS))
-    title = f"{name_model(checkpoint)}:\nfrom one held-out image of {held_out.info['name']} to another, in equal steps"
-    plot_samples(images.numpy(), figure_path(args, f"interpolation_{args.model}"), title, columns=STEPS)
+    photographs = held_out[: 2 * walks][0]
+    images = between(photographs, decode(model, interpolate(encode(model, photographs), STEPS)))
+    title = f"{name_model(checkpoint)}\nfrom one held-out image of {held_out.info['name']} (left)"
+    title += " to another (right) in equal steps between their latent vectors"
+    plot_samples(images.numpy(), figure_path(args, f"interpolation_{args.model}"), title, columns=STEPS + 2)
     return images
 
 

@@ -14,6 +14,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 from tqdm import tqdm
 
 from training import UserError
+from training.script import warn_of_waiting
 
 BATCH = 256  # images at once
 COMPONENTS = 10  # of the mixture
@@ -48,7 +49,8 @@ def sample_diffusion(model, count: int, seed: int, label: int | None = None, gui
     labels = model.sample_labels(count, generator) if label is None else torch.full((count,), label)
     pairs = list(zip(noise.split(BATCH), labels.split(BATCH), strict=True))
     bar = tqdm(pairs, "DDPM samples", unit="batch", disable=None, leave=False)
-    return _check_finite(model, [model.sample(*pair, guidance=guidance) for pair in bar])
+    with warn_of_waiting("cpu"):
+        return _check_finite(model, [model.sample(*pair, guidance=guidance) for pair in bar])
 
 
 def standard_normal(dims: int):
@@ -110,13 +112,20 @@ def project(codes: torch.Tensor) -> torch.Tensor:
     dims = codes.shape[1]
     if dims <= 2:
         return torch.nn.functional.pad(codes, (0, 2 - dims))
-    return torch.from_numpy(PCA(2, random_state=0).fit_transform(codes.numpy()))
+    return torch.from_numpy(PCA(2, svd_solver="full").fit_transform(codes.double().numpy()))
 
 
 def interpolate(codes: torch.Tensor, steps: int) -> torch.Tensor:
     """Latent vectors (2 N, D), in pairs, to those on the straight lines between them: (N * steps, D)."""
     starts, ends = codes[::2, None], codes[1::2, None]  # (N, 1, D)
     return (starts + torch.linspace(0, 1, steps)[:, None] * (ends - starts)).flatten(0, 1)
+
+
+def between(images: torch.Tensor, walks: torch.Tensor) -> torch.Tensor:
+    """Images (2 N, ...), in pairs, at the ends of what leads from the one to the other, walks (N * steps, ...):
+    (N * (steps + 2), ...)."""
+    pairs = images.unflatten(0, (-1, 2))
+    return torch.cat([pairs[:, :1], walks.unflatten(0, (len(pairs), -1)), pairs[:, 1:]], dim=1).flatten(0, 1)
 
 
 def manifold(side: int) -> torch.Tensor:

@@ -129,3 +129,9 @@ def test_active_dimensions_and_the_aggregate_posterior_say_how_the_latent_vector
     (mu, log_var), z = torch.randn(2, 30, 4), torch.linspace(-4, 4, 9)
     mixture = MixtureSameFamily(Categorical(torch.ones(4, 30)), posterior(mu.T, log_var.T))
     torch.testing.assert_close(vae.aggregate_posterior(mu, log_var, z), mixture.log_prob(z[:, None]).exp())
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 1), (0.6, 2), (0.9, 2), (0.95, 3), (1.0, 3)])
+def test_how_many_latents_carry_a_share_of_the_kl(share, count):
+    assert vae.dimensions_for(share, torch.tensor([0.5, 4.0, 5.0, 0.0]) / 9.5) == count
+    assert vae.dimensions_for(share, torch.zeros(4)) == 1

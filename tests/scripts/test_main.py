@@ -36,6 +36,13 @@ def run(tiny_mnist, tmp_path):
 
 
 @pytest.fixture
+def plot(tiny_mnist, tmp_path):
+    """plot(model, *flags): main.py --figures-only, with tmp_path as the output root; (history, log)."""
+    flags = ["--data-root", tiny_mnist, "--output-root", tmp_path, "--figures-only", "--model"]
+    return partial(logged, main.main, *flags)
+
+
+@pytest.fixture
 def copied(trained_mnist, tmp_path):
     """tmp_path, into which the checkpoints of `trained_mnist` are copied."""
     return shutil.copytree(trained_mnist[0] / "models", tmp_path / "models").parent
@@ -75,8 +82,9 @@ def test_the_log_and_the_figures(name, trained_mnist):
     fields = [f"{part} {metric}: {NUMBER}" for metric in metrics for part in ("Train", "Valid")]
     assert all(re.fullmatch(rf"Epoch: \d, {', '.join(fields)}( \*)?", line) for line in log[3:6])
     assert history[-1]["train_loss"] < history[0]["train_loss"]
-    assert re.fullmatch(rf"Best Valid Loss: {NUMBER} \(epoch \d\), saved to models/BestModel_MNIST_{name}.pth", log[6])
-    assert len(log) == 7
+    assert re.fullmatch(r"Warning: the best .* is \d.*, and answering every image with the mean one gives \d.*", log[6])
+    assert re.fullmatch(rf"Best Valid Loss: {NUMBER} \(epoch \d\), saved to models/BestModel_MNIST_{name}.pth", log[7])
+    assert len(log) == 8
     assert {path.name for path in (root / "vis").glob(f"*_{name}[_.]*")} == FIGURES[name]
     for figure in FIGURES[name]:
         assert_figure(root / "vis" / figure)
@@ -106,10 +114,10 @@ def test_the_model_learns(name, run, without_figures):
 
 
 @all_models
-def test_figures_only_plots_the_same_figures_without_training(name, trained_mnist, run, copied):
+def test_figures_only_plots_the_same_figures_without_training(name, trained_mnist, plot, copied):
     best = copied / "models" / f"BestModel_MNIST_{name}.pth"
     before = best.read_bytes()
-    assert run(name, "--figures-only") == (trained_mnist[1][name][0], [])
+    assert plot(name) == (trained_mnist[1][name][0], [])
     assert best.read_bytes() == before
     for figure in FIGURES[name]:
         assert (copied / "vis" / figure).read_bytes() == (trained_mnist[0] / "vis" / figure).read_bytes()
@@ -161,7 +169,7 @@ def test_bfloat16_gives_nearly_the_same_loss_and_another_seed_another_one(run, t
 
 def test_the_kl_weighs_most_half_way_through_the_training_but_not_in_the_log(run, monkeypatch, without_figures):
     weights, losses = [], main.Losses.__call__
-    monkeypatch.setattr(main.Losses, "__call__", lambda *args: weights.append(args[3]) or losses(*args))
+    monkeypatch.setattr(main.Losses, "__call__", lambda *args: weights.extend(args[3:]) or losses(*args))
     history, _ = run("CVAE", "--epochs", 8, "--beta", 0.5, "--kl-peak", 4)
     assert weights[0] == 0.5
     assert max(weights) == pytest.approx(2)
@@ -172,8 +180,8 @@ def test_the_kl_weighs_most_half_way_through_the_training_but_not_in_the_log(run
             assert row[f"{part}_loss"] == pytest.approx(row[f"{part}_recon"] + 0.5 * row[f"{part}_kl"])
 
 
-def test_labels_give_a_row_of_those_digits_in_several_hands(run, copied, shown):
-    run("CVAE", "--figures-only", "--labels", 2, 0, 2, 6)
+def test_labels_give_a_row_of_those_digits_in_several_hands(plot, copied, shown):
+    plot("CVAE", "--labels", 2, 0, 2, 6)
     images, _, _, columns = shown["mnist_CVAE_labels.png"]
     assert (images.shape, columns) == ((20, 1, 28, 28), 4)
     for row in images.reshape(5, 4, 784):
@@ -188,35 +196,37 @@ def test_a_plane_of_latents_is_plotted_as_a_manifold(run, shown):
     run("VAE", "--epochs", 1, "--latent-size", 2)
     images, _, title, columns = shown["mnist_VAE_manifold.png"]
     assert (images.shape, columns) == ((400, 1, 28, 28), 20)
-    assert re.match(r"VAE, epoch 1, validation loss [\d.]+, 2 latents, trained on MNIST-like images:\n", title)
+    assert re.match(r"VAE, epoch 1, validation loss \d+ \(.*\)\n2 latents, trained on MNIST-like images: z at", title)
 
 
-def test_without_mnist_the_figures_of_its_test_images_stay_and_other_images_are_said(copied, stand_in, shown, capsys):
-    argv = ["--model", "VAE", "--figures-only", "--output-root", copied]
-    logged(main.main, *argv)
-    assert "MNIST is not here" in capsys.readouterr().err
-    assert set(shown) == {"mnist_VAE_samples.png"}
-    assert [path.name for path in (copied / "vis").iterdir()] == ["loss_MNIST_VAE.png"]
-    logged(main.main, *argv, "--data", "synthetic")
-    assert {*shown, *(path.name for path in (copied / "vis").iterdir())} == FIGURES["VAE"]
-    *_, title = shown["mnist_VAE_reconstruction.png"]
-    assert "test images of synthetic digits\n(not the images it was trained on: MNIST-like images)" in title
-    assert "trained on MNIST-like images" in shown["mnist_VAE_samples.png"][2]
+@pytest.mark.parametrize("flags", [[], ["--data", "synthetic"]])
+def test_without_mnist_the_figures_of_its_test_images_stay_and_those_of_others_go_elsewhere(
+    flags, trained_mnist, stand_in, tmp_path, capsys
+):
+    root = shutil.copytree(trained_mnist[0], tmp_path / "root")
+    before = {path: path.read_bytes() for path in root.rglob("*.*")}
+    logged(main.main, "--model", "VAE", "--figures-only", "--output-root", root, *flags)
+    assert {path: path.read_bytes() for path in before} == before
+    new = {str(path.relative_to(root / "synthetic")) for path in root.rglob("*.*") if path not in before}
+    assert new == {f"vis/mnist_VAE_{kind}.png" for kind in ("reconstruction", "latent", "interpolation")}
+    with Image.open(root / "synthetic" / "vis" / "mnist_VAE_latent.png") as image:
+        assert "test images of synthetic digits\n(not the images it was trained on: MNIST-like" in image.text["Title"]
     assert "not the images that" in capsys.readouterr().err
 
 
 def test_it_runs_on_the_stand_in_and_says_so(stand_in, tmp_path, shown):
     flags = ["--hidden-size", 16, "--epochs", 1, "--output-root", tmp_path]
     _, log = logged(main.main, "--model", "CVAE", "--data", "synthetic", *flags)
-    assert log[0].startswith("Data: synthetic digits, a procedural stand-in for the real ones, 400 images")
+    assert log[0].startswith("Data: synthetic digits, a procedural stand-in for the real ones (its results go to ./")
+    assert "400 images of 10 classes" in log[0]
     assert "300 train / 100 valid" in log[0]
     assert best_checkpoint(tmp_path, "MNIST_CVAE")["data"]["name"] == "synthetic digits"
     assert "trained on synthetic digits" in shown["mnist_CVAE_samples.png"][2]
 
 
-def test_weights_whose_latent_vectors_are_not_finite_are_an_error(run, copied):
+def test_weights_whose_latent_vectors_are_not_finite_are_an_error(plot, copied):
     checkpoint = best_checkpoint(copied, "MNIST_AE")
     checkpoint["state_dict"]["encoder.mu.weight"] += 3e38
     save_checkpoint(copied / "models" / "BestModel_MNIST_AE.pth", checkpoint)
     with pytest.raises(UserError, match="weights of AE are damaged"):
-        run("AE", "--figures-only")
+        plot("AE")
