@@ -4,16 +4,18 @@
     python check_submission.py --model MLPAE            # the compulsory part of the flowers alone
     python check_submission.py --ledger                 # and each loss in every unit in use
     python check_submission.py --zip hand-in.zip        # packs what passes
+    python check_submission.py --retrain AE             # and whether the settings claimed give the losses claimed
     python check_submission.py --output-root DIR        # somebody else's models/, vis/ and log/
+    python check_submission.py --hand-ins DIR --csv marks.csv   # a class: a folder or a zip archive each
 
-Losses are computed anew from the weights and compared with what log and checkpoint claim. Nothing that the checked
-files hold is run as code. Exit status 0 only where everything passes.
+Losses are computed and pictures plotted anew from the weights, and compared with what is handed in. Nothing that the
+checked files hold is run as code. Exit status 0 only where everything passes, or with --hand-ins once all are graded.
 """
 
 from pathlib import Path
 
 from training import PROJECT
-from training.flags import add_output_flag, make_parser, parse_first
+from training.flags import add_model_flag, add_output_flag, given, make_parser, model_type, parse_first
 
 MODELS = ("MLPAE", "AE", "VAE", "MNIST_AE", "MNIST_VAE", "MNIST_CVAE")
 
@@ -21,7 +23,11 @@ MODELS = ("MLPAE", "AE", "VAE", "MNIST_AE", "MNIST_VAE", "MNIST_CVAE")
 def parse_args(argv=None):
     """The flags."""
     parser = make_parser("Check what is handed in, and pack it.")
-    parser.add_argument("--model", choices=MODELS, nargs="+", default=list(MODELS), help="which ones to check")
+    add_model_flag(parser, MODELS, "which ones to check", nargs="+", default=list(MODELS))
+    retrain = {"type": model_type(MODELS), "metavar": "MODEL", "nargs": "+", "default": []}
+    parser.add_argument("--retrain", **retrain, help="also train these anew, with the settings that they claim")
+    parser.add_argument("--hand-ins", metavar="DIR", type=Path, help="grade all the folders and zip archives in it")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="where to write the points of --hand-ins")
     parser.add_argument("--ledger", action="store_true", help="also print each loss in every unit in use")
     parser.add_argument("--json", action="store_true", help="print it all for machines")
     parser.add_argument("--zip", metavar="NAME.zip", type=Path, help="pack the project, if all of them pass")
@@ -38,86 +44,106 @@ def parse_args(argv=None):
         parser.error("argument --force: there is nothing to force without --zip")
     if args.zip and args.output_root != PROJECT:
         parser.error("argument --output-root: --zip packs the project, with its own models/ and vis/")
+    if args.csv and not args.hand_ins:
+        parser.error("argument --csv: it is for the points of --hand-ins")
+    if args.hand_ins and not args.hand_ins.is_dir():
+        parser.error(f"argument --hand-ins: there is no folder {args.hand_ins}")
+    for name in {"zip", "force", "json", "ledger", "output_root"} & set(given(parser, args)) if args.hand_ins else ():
+        parser.error(f"argument --{name.replace('_', '-')}: not together with --hand-ins")
+    if set(args.retrain) - set(args.model):
+        parser.error("argument --retrain: it is for models that --model names")
     return args
 
 
 if __name__ == "__main__":
     parse_first(parse_args)
 
+import contextlib
+import io
 import json
-import os
 import re
-import zipfile
-from fnmatch import fnmatch
+import textwrap
 from functools import cache, partial
 
+import torch
+
+import main as mnist_script
+import MLPAE_train_script
+import random_generation
+import train_script
+import visualization
 from data import create_flower_dataloaders, create_mnist_dataloaders
+from evaluation.archives import pack
+from evaluation.marks import grade_all, save_marks
 from evaluation.models import TABLE
-from evaluation.submission import TARGETS, Row, check_model
-from main import Losses
+from evaluation.submission import TARGETS, Row, Scripts, check_model
 from training import UserError, printable
-from training.checkpoints import atomic_write
 from training.script import run_script
 
 BATCH = 256  # images at once, as in validation
-NOT_HANDED_IN = ("flowers", "mnist", ".git", "__pycache__", "LastModel_*", "*.tmp", "*.zip", ".DS_Store")
-NOT_HANDED_IN += (".ipynb_checkpoints", ".hypothesis")
-MARKERS = ("CACHEDIR.TAG", "pyvenv.cfg", "conda-meta")  # what caches and virtual environments hold
+WIDTH = 120  # columns of what is printed
+SCRIPTS = {"main.py": mnist_script, "visualization.py": visualization, "random_generation.py": random_generation}
+SCRIPTS |= {"MLPAE_train_script.py": MLPAE_train_script, "train_script.py": train_script}
 
 
-def find_images(args, data: str):
+@cache
+def find_images(data: str, root: str | None):
     """(train loader, validation loader) of "flowers" or "MNIST", or the UserError that says why not."""
     try:
-        if data == "flowers":
-            return create_flower_dataloaders(BATCH, args.flowers, data="real")
-        return create_mnist_dataloaders(BATCH, args.mnist, data="real")
+        create = create_flower_dataloaders if data == "flowers" else create_mnist_dataloaders
+        return create(BATCH, root, data="real")
     except UserError as error:
         reason = re.split(r"\. Name|: put", str(error))[0]  # its advice names the flags of other scripts
         return UserError(f"{reason} (--{data.lower()} names the folder)")
 
 
-def check_all(args) -> tuple[list[Row], dict]:
-    """The rows, and the losses in every unit: {model: {"train": {unit: value, ...}, "valid": ...}}."""
-    find, measured, rows = cache(partial(find_images, args)), {}, []
+def images_of(args, name: str):
+    """What `find_images` returns for a model."""
+    return find_images(TABLE[name].data, args.mnist if TABLE[name].data == "MNIST" else args.flowers)
+
+
+def run_command(args, command: str, output_root: Path, *flags: str):
+    """Run a script in this process, silently, on the images of this check; returns what its main() does."""
+    (script, *argv), options = command.split(), {}
+    data, root = ("MNIST", args.mnist) if script == "main.py" else ("flowers", args.flowers)
+    if script != "random_generation.py":
+        argv += ["--data", "real", *(["--data-root", root] if root else [])]
+    if script == "visualization.py" or "--figures-only" in argv:
+        options["loaders"] = find_images(data, root)  # which takes seconds
+    threads = torch.get_num_threads()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return SCRIPTS[script].main([*argv, *flags, "--output-root", str(output_root)], **options)
+    finally:
+        torch.set_num_threads(threads)  # the perceptron's script takes one
+
+
+def check_all(args, root: Path) -> tuple[list[Row], dict]:
+    """The rows of what is below a root, and {model: {"train": {unit: loss}, "valid": ...}}, in every unit."""
+    measured, rows, scripts = {}, [], Scripts(mnist_script.Losses, partial(run_command, args))
     needed = {TARGETS[name].better_than for name in args.model}
     for name in MODELS:
         if name in args.model or name in needed:
-            found = list(check_model(name, args.output_root, find(TABLE[name].data), measured, Losses))
+            found = check_model(name, root, images_of(args, name), measured, scripts, name in args.retrain)
             rows += found if name in args.model else []
     return rows, {name: measured[name] for name in args.model if name in measured}
 
 
-def pack(path: Path, root: Path, data_sets: list[Path]) -> dict[str, int]:
-    """Write what belongs to a hand-in (no data sets, caches, virtual environments, archives, nor LastModel_*) into an
-    archive, in one folder; returns {file: bytes}."""
-    files = {source.relative_to(root).as_posix(): source for source in _list_files(root, data_sets)}
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as out:
-        for name, source in files.items():
-            out.write(source, f"{path.stem}/{name}")
-    return {name: source.stat().st_size for name, source in files.items()}
-
-
-def _list_files(root, data_sets):
-    files = []
-    for folder, folders, names in os.walk(root):
-        here = Path(folder)
-        folders[:] = [name for name in folders if _belongs(here / name) and (here / name).resolve() not in data_sets]
-        files += [here / name for name in names if _belongs(here / name) and (here / name).is_file()]
-    return sorted(files)
-
-
-def _belongs(path):
-    named = any(fnmatch(path.name, pattern) for pattern in NOT_HANDED_IN)
-    return not named and not any((path / marker).exists() for marker in MARKERS)
+def check_hand_in(args, root: Path) -> list[Row]:
+    """The rows of one of many."""
+    return check_all(args, root)[0]
 
 
 def print_table(lines: list[list[str]]) -> None:
-    """Columns as wide as they need to be, and a blank line where the first one, the model, changes."""
+    """Columns as wide as they need to be, the last one wrapped, and a blank line where the first one, the model,
+    changes."""
     lines = [[format_cell(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
+    indent = " " * (sum(widths) + 2 * len(widths))
     for previous, line in zip([lines[0], *lines], lines, strict=False):
         print("" if line[0] == previous[0] else "\n", end="")
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        first = "  ".join(cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=True))
+        print(textwrap.fill(line[-1], WIDTH, initial_indent=f"{first}  ", subsequent_indent=indent) or first.rstrip())
 
 
 def format_cell(value) -> str:
@@ -128,7 +154,7 @@ def format_cell(value) -> str:
 
 
 def print_report(rows: list[Row], ledger: dict) -> None:
-    """The table, the ledger where there is one, and what fails."""
+    """The table, and the ledger where there is one."""
     lines = [[*row[:3], "pass" if row.passed else "FAIL", row.found] for row in rows]
     print_table([["model", "check", "target", "result", "found"], *lines])
     if ledger:
@@ -136,11 +162,7 @@ def print_report(rows: list[Row], ledger: dict) -> None:
         units = next(iter(ledger.values()))["train"]
         splits = [[name, split, *found.values()] for name, of in ledger.items() for split, found in of.items()]
         print_table([["model", "split", *units], *splits])
-    print()
-    for row in rows:
-        if not row.passed:
-            print(f"{row.model}, {row.check}: {format_cell(row.found)}")
-    print(f"{sum(row.passed for row in rows)} of {len(rows)} checks pass")
+    print(f"\n{sum(row.passed for row in rows)} of {len(rows)} checks pass")
 
 
 def print_files(path: Path, packed: dict[str, int], models: list[str]) -> None:
@@ -153,10 +175,32 @@ def print_files(path: Path, packed: dict[str, int], models: list[str]) -> None:
     print(f"; not checked, but in it: {', '.join(unchecked)}" if unchecked else "")
 
 
+def grade(args) -> list[dict]:
+    """Grade all hand-ins of --hand-ins; returns their rows. Raises UserError where the images are not here."""
+    for name in args.model:
+        if isinstance(images_of(args, name), UserError):
+            raise images_of(args, name)
+    marks = grade_all(args.hand_ins, args.model, partial(check_hand_in, args))
+    shown = [column for column in marks[0] if column not in ("same weights as", "what fails")]
+    print_table([shown, *([row[column] for column in shown] for row in marks)])
+    print()
+    for row in marks:
+        if row["same weights as"]:
+            print(textwrap.fill(f"{row['hand-in']}: same weights as {row['same weights as']}", WIDTH))
+    if args.csv:
+        save_marks(args.csv, marks)
+        print(f"what fails in each is in {args.csv}")
+    return marks
+
+
 def main(argv=None):
     """Check, pack and print; returns the rows. Raises UserError unless everything passes."""
     args = parse_args(argv)
-    rows, ledger = check_all(args)
+    if args.hand_ins:
+        return grade(args)
+    if not args.output_root.is_dir():
+        raise UserError(f"there is no folder {args.output_root}: expected one with models/, vis/ and log/")
+    rows, ledger = check_all(args, args.output_root)
     failed, packed = [row for row in rows if not row.passed], None
     if args.zip and (args.force or not failed):
         data_sets = [args.flowers or PROJECT / "flowers", args.mnist or PROJECT / "mnist"]

@@ -1,45 +1,52 @@
 """The courseworks' targets, checked on the files of a hand-in.
 
-    rows = list(check_model("VAE", output_root, loaders, measured, Losses))
+    rows = check_model("VAE", output_root, loaders, measured, scripts)
 
-Losses are computed anew from the weights and compared with what log and checkpoint claim. Nothing that the checked
-files hold is run as code.
+Losses are computed anew from the weights, pictures are plotted anew, and both are compared with what the files claim.
+Nothing that the checked files hold is run as code.
 """
 
-import codecs
 import math
-import os
-import warnings
+import sys
+import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from evaluation.models import TABLE, checkpoint_file, flag_for, load_model, name_model, training_command
-from training import UserError
-from training.loop import average, epoch_line, last_line
+from data import mean_image_loss
+from evaluation.evidence import check_figures, describe_figure, problem_of_log
+from evaluation.models import TABLE, checkpoint_file, fingerprint, flag_for, load_model, name_model, training_command
+from training import UserError, is_synthetic
+from training.loop import average
 from training.script import seed_everything
-from VarAutoencoder import VAE_UNIT, describe_parts
+from VarAutoencoder import VAE_UNIT
 
 LOSS_TOLERANCE = 1e-4  # relative difference between two computations of one loss: processors round differently
 SAMPLED_TOLERANCE = 1e-2  # the same where random latent vectors enter: other devices draw others
 TRAIN_TOLERANCE = 0.05  # how much worse the train loss may be after an epoch than its mean over it
+RETRAIN_TOLERANCE = 0.03  # between the best losses of two runs with one seed: processors round differently
+NOT_CHECKED = "not checked, for what fails above"
+MAX_EPOCHS = 1000  # that are checked, or trained anew
+RETRAIN_FLAGS = ("batch_size", "lr", "seed", "encoding_dim", "beta", "optimizer", "schedule")  # settings to repeat
+RETRAIN_FLAGS += ("hidden_size", "latent_size", "recon", "kl_peak")
 MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"
 CNN = "3x24x24 -> 32x12x12 -> 64x6x6 -> 128x6x6 -> 64 -> 128x6x6 -> 64x6x6 -> 32x12x12 -> 3x24x24"
-FIGURES_ONLY = "main.py --model {0} --figures-only"
-FIGURES = {  # {kind: (file, what its title says after the model's name, the command that plots it)}
-    "train": ("train_{0}.png", "train split of {1}\n", "visualization.py --model {0}"),
-    "valid": ("valid_{0}.png", "valid split of {1}\n", "visualization.py --model {0}"),
-    "random": ("random_images_{0}.png", "trained on {1}:\nz from", "random_generation.py --model {0}"),
-    "reconstruction": ("mnist_{0}_reconstruction.png", "test images of {1}", FIGURES_ONLY),
-    "latent": ("mnist_{0}_latent.png", "test images of {1}", FIGURES_ONLY),
-    "interpolation": ("mnist_{0}_interpolation.png", "test images of {1}", FIGURES_ONLY),
-    "samples": ("mnist_{0}_samples.png", "trained on {1}:\nz from", FIGURES_ONLY),
+# the kind whose title says a seed comes before others of the same command
+GRIDS, DIGITS = ("train", "valid", "random"), ("samples", "reconstruction", "latent")
+
+
+SHIPPED = {  # fingerprints of the weights that come with the project
+    "MLPAE": "60c69be3886aff93",
+    "AE": "cba0557fc1360751",
+    "VAE": "1d69ff5a6ac422ee",
+    "MNIST_AE": "91e2ed1ea8ae1e02",
+    "MNIST_VAE": "903f0fdeba0b381c",
+    "MNIST_CVAE": "0a00519e94fd70d1",
 }
-GRIDS, DIGITS = ("train", "valid", "random"), ("reconstruction", "latent", "samples")
 
 
 class Target(NamedTuple):
@@ -71,6 +78,90 @@ class Row(NamedTuple):
     target: str
     passed: bool
     found: str
+
+
+class Scripts(NamedTuple):
+    """What grading needs of the scripts, which it does not import."""
+
+    losses: Callable  # main.py's Losses
+    run: Callable  # run(command, output_root, *flags), on the images that are here; returns what its main() does
+
+
+def plan(name: str) -> dict[str, str]:
+    """{check: target} of a model: as many, whatever is missing."""
+    target, of = TARGETS[name], {f"models/{checkpoint_file(name)}": "the best of its run"}
+    of[f"log/train_{name}.txt"] = "all of that run"
+    of |= {f"vis/{describe_figure(kind, name)[0]}": "as that model draws it" for kind in target.figures}
+    if target.layers:
+        of["layers"] = "the coursework's"
+    if target.max_epochs < math.inf:
+        of["epochs"] = f"at most {target.max_epochs}"
+    of |= {"data": f"the real {TABLE[name].data}", "weights": "the losses claimed", "outputs": "in [0, 1]"}
+    of |= {f"{split} loss": f"below {below:g}" for split, below in target.loss_below.items()}
+    if target.better_than:
+        of["both losses"] = f"below {target.better_than}'s"
+    if TABLE[name].data == "MNIST":
+        of["test loss"] = "below the mean image's"
+    return of
+
+
+def check_model(name: str, root: Path, loaders, measured: dict, scripts: Scripts, anew: bool = False) -> list[Row]:
+    """The rows of a model; its losses are put into measured[name]: {"train": {unit: value}, "valid": ...}.
+
+    loaders: (train loader, validation loader), or the UserError that says why not; anew: also train it anew.
+    """
+    found, target, (file, log, *_) = {}, TARGETS[name], plan(name)
+    try:
+        model, checkpoint = load_model(name, root)
+        check_history(checkpoint)
+    except UserError as error:
+        found[file] = False, str(error)
+    else:
+        shipped = "; these weights come with the project" if fingerprint(model) == SHIPPED.get(name) else ""
+        found[file] = True, name_model(checkpoint) + shipped
+        problem = problem_of_data(checkpoint["data"], TABLE[name].data, loaders)
+        found["data"] = not problem, problem or f"fingerprint {checkpoint['data']['fingerprint']}"
+        found |= check_log(name, root, checkpoint)
+        found |= check_layers(name, model, checkpoint)
+        if found["layers"][0]:  # others may take any memory
+            found |= check_figures(name, target.figures, root, checkpoint, scripts.run, not problem)
+        if found["layers"][0] and not problem:
+            found |= check_losses(name, model, checkpoint, loaders, measured, scripts.losses)
+            found |= check_retrained(name, checkpoint, scripts.run) if anew and found[log][0] else {}
+    planned = plan(name) | ({"trained anew": "the loss claimed"} if anew else {})
+    return [Row(name, check, to, *found.get(check, (False, NOT_CHECKED))) for check, to in planned.items()]
+
+
+def check_history(checkpoint: dict) -> None:
+    """Raise UserError where a checkpoint is not the best of the history that it holds."""
+    history, beta = checkpoint["history"], checkpoint["settings"].get("beta")
+    epochs = [row["epoch"] for row in history]
+    if epochs != list(range(1, len(history) + 1)) or len(history) > MAX_EPOCHS:
+        counted = f"{str(epochs[:5])[:-1]}, ...]" if len(epochs) > 5 else str(epochs)
+        raise UserError(f"its history counts the epochs {counted}, expected 1, 2, 3, ..., at most {MAX_EPOCHS}")
+    expected = min(history, key=lambda row: row["valid_loss"])
+    if any(checkpoint[key] != value for key, value in expected.items()):
+        found = f"it claims to be epoch {checkpoint['epoch']}"
+        raise UserError(f"{found}, its history's best is epoch {expected['epoch']}: {expected}")
+    if beta is not None and not (type(beta) in (int, float) and 0 < beta <= 100):
+        raise UserError(f"it was trained with --beta {beta}, expected about 1")
+
+
+def check_log(name: str, root: Path, checkpoint: dict) -> dict:
+    """{check: (passed, found)} of the log."""
+    log = f"log/train_{name}.txt"
+    problem, target = problem_of_log(root / log, checkpoint), f'"{root / log}"' if flag_for(root) else f"./{log}"
+    again = f"{problem}; train again and keep what it prints, `{training_command(name, root)} > {target}`"
+    return {log: (not problem, again if problem else "as in the checkpoint")}
+
+
+def check_layers(name: str, model, checkpoint: dict) -> dict:
+    """{check: (passed, found)} of the layers and the epochs."""
+    target, layers, epochs = TARGETS[name], "", len(checkpoint["history"])
+    if target.layers:
+        layers = model.describe_layers()
+    expected = "" if layers == target.layers else f", expected {target.layers}"
+    return {"layers": (not expected, layers + expected), "epochs": (epochs <= target.max_epochs, str(epochs))}
 
 
 def recompute(name: str, model, checkpoint: dict, loaders, mnist_losses):
@@ -114,153 +205,43 @@ def conventions(losses: dict, recon: str, pixels: int) -> dict:
     }
 
 
-def check_model(name: str, root: Path, loaders, measured: dict, mnist_losses):
-    """Yield the rows of a model, and put its losses into measured[name]: {"train": {unit: value}, "valid": ...}.
-
-    loaders: (train loader, validation loader), or the UserError that says why not; mnist_losses: main.py's Losses.
-    """
-    target, file = TARGETS[name], checkpoint_file(name)
-    try:
-        model, checkpoint = load_model(name, root)
-        check_history(checkpoint)
-    except UserError as error:
-        found = f"{error}; without it no more of {name} is checked"
-        yield Row(name, f"models/{file}", "the best of its run", False, found)
-        return
-    yield Row(name, f"models/{file}", "the best of its run", True, name_model(checkpoint))
-    yield from check_files(name, root, checkpoint)
-    if target.layers:
-        layers, epochs = model.describe_layers(), len(checkpoint["history"])
-        expected = "" if layers == target.layers else f", expected {target.layers}"
-        yield Row(name, "layers", "the coursework's", not expected, layers + expected)
-        if target.max_epochs < math.inf:
-            yield Row(name, "epochs", f"at most {target.max_epochs}", epochs <= target.max_epochs, str(epochs))
-    data = TABLE[name].data
-    problem = problem_of_data(checkpoint["data"], data, loaders)
-    found = problem or f"{data}, fingerprint {checkpoint['data']['fingerprint']}"
-    yield Row(name, "data", f"the real {data}", not problem, found)
-    if not problem:
-        yield from check_losses(name, model, checkpoint, loaders, measured, mnist_losses)
-
-
-def check_history(checkpoint: dict) -> None:
-    """Raise UserError where a checkpoint is not the best of the history that it holds."""
-    history, beta = checkpoint["history"], checkpoint["settings"].get("beta")
-    epochs = [row["epoch"] for row in history]
-    if epochs != list(range(1, len(history) + 1)):
-        raise UserError(f"its history counts the epochs {epochs}, expected 1, 2, 3, ...")
-    expected = min(history, key=lambda row: row["valid_loss"])
-    if any(checkpoint[key] != value for key, value in expected.items()):
-        found = f"it claims to be epoch {checkpoint['epoch']}"
-        raise UserError(f"{found}, its history's best is epoch {expected['epoch']}: {expected}")
-    if beta is not None and not 0 < beta <= 100:
-        raise UserError(f"it was trained with --beta {beta}, expected about 1")
-
-
-def check_files(name: str, root: Path, checkpoint: dict):
-    """Yield the rows on the log and the figures."""
-    elsewhere, log = flag_for(root), f"log/train_{name}.txt"
-    problem = problem_of_log(root / log, checkpoint)
-    target = f'"{root / log}"' if elsewhere else f"./{log}"
-    again = f"{problem}; train again and keep what it prints, `{training_command(name, root)} > {target}`"
-    yield Row(name, log, "all of that run", not problem, again if problem else "as in the checkpoint")
-    for kind in TARGETS[name].figures:
-        words = name.removeprefix("MNIST_"), checkpoint["data"]["name"]
-        figure, shows, command = (text.format(*words) for text in FIGURES[kind])
-        problem = problem_of_figure(root / "vis" / figure, name_model(checkpoint), shows)
-        found = f"{problem}; plot it with `python {command}{elsewhere}`" if problem else "named in its title"
-        yield Row(name, f"vis/{figure}", "of this model", not problem, found)
-
-
-def problem_of_log(path: Path, checkpoint: dict) -> str:
-    """What keeps a log from being the whole one of the checkpoint's run, or ""."""
-    if not os.path.isfile(path):
-        return "missing"
-    try:
-        data, history = path.read_bytes(), checkpoint["history"]
-    except OSError as error:
-        return f"not to be read ({error.strerror})"
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # what > makes in the shell of Windows
-    text = data.decode("utf-16" if is_utf16 else "utf-8", "replace")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    found = [line for line in lines if line.startswith("Epoch: ")]
-    expected = [epoch_line(history[:epochs]) for epochs in range(1, len(history) + 1)]
-    if sum(line.startswith("Epoch: 1,") for line in found) > 1:
-        return "of several runs, perhaps written with >>, which --resume does not need"
-    different = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
-    if different:
-        first = zip(*(line.split(", ") for line in different[0]), strict=False)
-        ours, theirs = next((pair for pair in first if pair[0] != pair[1]), different[0])
-        count = f"{len(different)} of {len(expected)} epochs differ from the checkpoint's"
-        epoch = different[0][1].partition(",")[0]
-        return f"of another run, or edited: {count}, the first in {epoch}: {ours} instead of {theirs}"
-    if len(found) != len(expected):
-        return f"of another run, or cut: {len(found)} epochs, but the checkpoint's run had {len(expected)}"
-    last, trained = last_line(checkpoint, TABLE[checkpoint["model"]].suffix), checkpoint["data"]
-    if lines[-1:] != [last]:
-        return f'of another run, cut or edited: its last line is not "{last}"'
-    words = [f"Data: {trained['name']}", f"{trained['images']} images of ", f"fingerprint {trained['fingerprint']}"]
-    words += [f"{key} {checkpoint['settings'].get(key)}" for key in ("batch_size", "lr", "seed")]
-    if "kl" in TABLE[checkpoint["model"]].metrics and TABLE[checkpoint["model"]].data == "flowers":
-        words.append(describe_parts(checkpoint))
-    missing = [word for word in words if not any(word in line for line in lines)]
-    return f'of another run, or edited: it does not say "{missing[0]}"' if missing else ""
-
-
-def problem_of_figure(path: Path, title: str, shows: str) -> str:
-    """What keeps a PNG from being one of the model that titles call `title`, or ""."""
-    if not os.path.isfile(path):
-        return "missing"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as image:
-                image.load()
-                found = image.text.get("Title", "no title")
-    except Exception as error:  # a damaged file can make Pillow raise almost anything
-        return f"not a PNG that can be read ({type(error).__name__})"
-    if not (found.startswith(title) and shows in found):
-        return f'of another model or run: it says "{found[:100]}", expected "{title}" and "{shows}"'
-    return ""
-
-
 def problem_of_data(trained: dict, name: str, loaders) -> str:
     """What keeps the images that a model was trained on from being the real ones that are here, or ""."""
     source = f"trained on {trained['name']} at {trained['image_size']}, fingerprint {trained['fingerprint']}"
-    if trained["name"].startswith("synthetic"):
+    if is_synthetic(trained):
         return f"{source}: a stand-in, not to hand in; train on the {name} with --data real"
     if isinstance(loaders, UserError):
         return f"no loss can be computed: {loaders}"
     here = loaders[0].dataset.info
-    if trained["fingerprint"] != here["fingerprint"] or trained["name"] != name:
+    if any(trained[key] != here[key] for key in ("fingerprint", "image_size")):
         return f"{source}, but here is {here['name']} at {here['image_size']}, fingerprint {here['fingerprint']}"
     return ""
 
 
-def check_losses(name: str, model, checkpoint: dict, loaders, measured: dict, mnist_losses):
-    """Yield the rows on what the weights give."""
+def check_losses(name: str, model, checkpoint: dict, loaders, measured: dict, mnist_losses) -> dict:
+    """{check: (passed, found)} of what the weights give."""
     target, pixels = TARGETS[name], loaders[0].dataset.images[0].numel()
     try:
         losses, (low, high) = recompute(name, model, checkpoint, loaders, mnist_losses)
     except UserError as error:  # a loss that is not finite
-        yield Row(name, "weights", "the losses claimed", False, str(error))
-        return
+        return {"weights": (False, str(error))}
     recon = checkpoint["settings"]["recon"] if TABLE[name].data == "MNIST" else "mse"
-    measured[name] = {split: conventions(found, recon, pixels) for split, found in losses.items()}
+    measured[name] = {split: conventions(loss, recon, pixels) for split, loss in losses.items()}
     problem = problem_of_losses(losses, checkpoint)
-    found = f"validation {losses['valid']['loss']:.6g}, claimed {checkpoint['valid_loss']:.6g}"
-    yield Row(name, "weights", "the losses claimed", not problem, problem or found)
-    yield Row(name, "outputs", "in [0, 1]", 0 <= low <= high <= 1, f"{low:.6f} to {high:.6f}")
+    text = f"validation {losses['valid']['loss']:.6g}, claimed {checkpoint['valid_loss']:.6g}"
+    found = {"weights": (not problem, problem or text)}
+    found["outputs"] = 0 <= low <= high <= 1, f"{low:.6f} to {high:.6f}"
     for split, below in target.loss_below.items():
-        found, claimed = measured[name][split][target.unit], checkpoint[f"{split}_loss"]
-        passed = found < below and claimed < below
-        yield Row(name, f"{split} loss", f"below {below:g}", passed, f"{found:.4g}, by the log {claimed:.4g}")
+        loss, claimed = measured[name][split][target.unit], checkpoint[f"{split}_loss"]
+        found[f"{split} loss"] = loss < below and claimed < below, f"{loss:.4g}, by the log {claimed:.4g}"
     if target.better_than:
-        yield compare(name, target.better_than, measured)
+        found["both losses"] = compare(name, target.better_than, measured)
     if TABLE[name].data == "MNIST":
-        found, mean = measured[name]["valid"], loss_of_mean_image(mnist_losses(recon), loaders)
-        text = f"{found['sum']:.4g} {found['recon is']} per image, the mean image's {mean:.4g}"
-        yield Row(name, "test loss", "below the mean image's", found["sum"] < mean, text)
+        loss, reconstruction = measured[name]["valid"], mnist_losses(recon).reconstruction
+        mean = mean_image_loss(loaders, lambda *both: (None, {"loss": reconstruction(*both).mean().item()}))
+        text = f"{loss['sum']:.4g} {loss['recon is']} per image, the mean image's {mean:.4g}"
+        found["test loss"] = loss["sum"] < mean, text
+    return found
 
 
 def problem_of_losses(losses: dict, checkpoint: dict) -> str:
@@ -275,17 +256,34 @@ def problem_of_losses(losses: dict, checkpoint: dict) -> str:
     return ""
 
 
-def compare(name: str, other: str, measured: dict) -> Row:
-    """The row on whether a model's losses are below another's, on both splits."""
+def check_retrained(name: str, checkpoint: dict, run: Callable) -> dict:
+    """{check: (passed, found)} of a training with the settings that a checkpoint claims."""
+    settings, claimed = {**checkpoint["settings"], **checkpoint["config"]}, checkpoint["valid_loss"]
+    count = len(checkpoint["history"])
+    flags = {flag: settings.get(flag) for flag in RETRAIN_FLAGS}
+    flags |= {"epochs": settings.get("epochs", count), "patience": count}
+    argv = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items() if value is not None]
+    argv += ["--amp"] if settings.get("amp") else []
+    if settings.get("processes") or type(flags["epochs"]) is not int or not 0 < flags["epochs"] <= MAX_EPOCHS:
+        problem = f"not to be trained anew: several processes, or more than {MAX_EPOCHS} epochs"
+        return {"trained anew": (False, problem)}
+    print(f"training {name} anew: about {count} epochs", file=sys.stderr)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            history = run(training_command(name).removeprefix("python "), Path(folder), *argv)
+    except SystemExit:  # of argparse
+        return {"trained anew": (False, f"its settings are none that the script takes: {' '.join(argv)}")}
+    except (UserError, MemoryError, RuntimeError) as error:
+        return {"trained anew": (False, str(error))}
+    loss = min(row["valid_loss"] for row in history[:count])
+    passed = abs(loss - claimed) <= RETRAIN_TOLERANCE * loss
+    return {"trained anew": (passed, f"validation loss {loss:.6g} in {count} epochs, claimed {claimed:.6g}")}
+
+
+def compare(name: str, other: str, measured: dict) -> tuple[bool, str]:
+    """(whether a model's losses are below another's, on both splits; which they are)."""
     if other not in measured:
-        return Row(name, "both losses", f"below {other}'s", False, f"those of {other} could not be computed")
+        return False, f"those of {other} could not be computed"
     losses = [[measured[model][split]["recon/pixel"] for model in (name, other)] for split in ("train", "valid")]
     found = ", ".join(f"{ours:.6f} against {theirs:.6f}" for ours, theirs in losses)
-    return Row(name, "both losses", f"below {other}'s", all(ours < theirs for ours, theirs in losses), found)
-
-
-def loss_of_mean_image(losses, loaders) -> float:
-    """The reconstruction loss of a test image of MNIST, where each is answered with the mean of the training images."""
-    train, test = (loader.dataset for loader in loaders)
-    mean, (xs, _) = train.images.float().mean(dim=0) / 255, test[:]
-    return losses.reconstruction(mean.expand_as(xs), xs).mean().item()
+    return all(ours < theirs for ours, theirs in losses), found

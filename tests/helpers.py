@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from datasets.synthetic import FLOWER_CLASSES, make_digits, make_flowers
+from evaluation import submission
 from training import PROJECT
 from training.checkpoints import load_checkpoint
 from training.learner import TorchLearner
@@ -98,6 +100,20 @@ def skip_if_changed():
     with contextlib.suppress(FileNotFoundError):  # no git
         if subprocess.run(git, cwd=PROJECT, capture_output=True).returncode == 1:
             pytest.skip("models/, vis/ or log/ hold other results than the repository's")
+
+
+def files_of(name):
+    """The files that are checked of a model, below the output root."""
+    return [check for check in submission.plan(name) if "/" in check]
+
+
+def hand_in(root, name):
+    """Copy what is committed of a model below root; returns root."""
+    skip_if_changed()
+    for file in files_of(name):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / file, root / file)
+    return root
 
 
 # ---------------------------------------------------------------- comparisons
