@@ -74,7 +74,7 @@ import train_script
 import visualization
 from data import create_flower_dataloaders, create_mnist_dataloaders
 from evaluation.archives import pack
-from evaluation.marks import grade_all, save_marks
+from evaluation.marks import find_hand_ins, grade_all, save_marks
 from evaluation.models import TABLE
 from evaluation.submission import TARGETS, Row, Scripts, check_model
 from training import UserError, printable
@@ -176,11 +176,12 @@ def print_files(path: Path, packed: dict[str, int], models: list[str]) -> None:
 
 
 def grade(args) -> list[dict]:
-    """Grade all hand-ins of --hand-ins; returns their rows. Raises UserError where the images are not here."""
+    """Grade all hand-ins of --hand-ins; returns their rows. Raises UserError where there are none, or no images."""
+    sources = find_hand_ins(args.hand_ins)
     for name in args.model:
         if isinstance(images_of(args, name), UserError):
             raise images_of(args, name)
-    marks = grade_all(args.hand_ins, args.model, partial(check_hand_in, args))
+    marks = grade_all(sources, args.model, partial(check_hand_in, args))
     shown = [column for column in marks[0] if column not in ("same weights as", "what fails")]
     print_table([shown, *([row[column] for column in shown] for row in marks)])
     print()

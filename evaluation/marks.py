@@ -39,14 +39,16 @@ SCHEME = {  # {part: (points, whether a row counts for it)}
 COLUMNS = ("hand-in", *SCHEME, "checks passed", "same weights as", "what fails")
 
 
-def grade_all(folder: Path, models, check: Callable[[Path], list[Row]]) -> list[dict[str, str]]:
-    """A row {column: text} for each hand-in, the folders and zip archives in a folder, sorted by name.
-
-    check(output_root) -> the rows of the models; it is called in other processes. Raises UserError where there is none.
-    """
+def find_hand_ins(folder: Path) -> list[Path]:
+    """The folders and zip archives in a folder, sorted by name. Raises UserError where there is none."""
     sources = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     if not sources:
         raise UserError(f"{folder} is empty: expected a folder or a zip archive for each hand-in")
+    return sources
+
+
+def grade_all(sources: list[Path], models, check: Callable[[Path], list[Row]]) -> list[dict[str, str]]:
+    """A row {column: text} for each hand-in. check(output_root) -> the rows of the models; other processes call it."""
     graded, owners = {}, {(name, weights): ["the project"] for name, weights in SHIPPED.items()}
     workers = min(MAX_WORKERS, os.cpu_count() or 1, len(sources))
     with _make_pool(workers) as pool:

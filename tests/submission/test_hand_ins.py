@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 import check_submission
 from evaluation.archives import MAX_FILE, collect
 from evaluation.evidence import problem_of_log
-from evaluation.marks import COLUMNS, grade, grade_all, share
+from evaluation.marks import COLUMNS, find_hand_ins, grade, grade_all, share
 from evaluation.submission import NOT_CHECKED, Row
 from training import PROJECT, UserError
 
@@ -199,7 +199,7 @@ def end_process(root):
 def test_one_that_ends_its_process_does_not_cost_the_others(check, words, tmp_path):
     hand_in(tmp_path / "Ann", "MLPAE")
     (tmp_path / "Bob").mkdir()
-    first, second = grade_all(tmp_path, ["MLPAE"], check)
+    first, second = grade_all(find_hand_ins(tmp_path), ["MLPAE"], check)
     assert (first["hand-in"], first["checks passed"], second["hand-in"]) == ("Ann", "0", "Bob")
     assert re.search(words, first["what fails"])
     assert "holds no models/" in second["what fails"]
