@@ -53,10 +53,13 @@ def grade_all(sources: list[Path], models, check: Callable[[Path], list[Row]]) -
     workers = min(MAX_WORKERS, os.cpu_count() or 1, len(sources))
     with _make_pool(workers) as pool:
         futures = [pool.submit(grade, models, check, source) for source in sources]
-        for source, future in tqdm(zip(sources, futures, strict=True), "hand-ins", len(sources), disable=None):
-            graded[source.name], weights = _result(future, grade, models, check, source)
-            for key in weights:
-                owners.setdefault(key, []).append(source.name)
+        try:
+            for source, future in tqdm(zip(sources, futures, strict=True), "hand-ins", len(sources), disable=None):
+                graded[source.name], weights = _result(future, grade, models, check, source)
+                for key in weights:
+                    owners.setdefault(key, []).append(source.name)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a Ctrl-C none is begun that waits
     for name, row in graded.items():
         shared = {}  # {another hand-in, or the project: models}
         for (model, _), of in owners.items():

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,13 +42,30 @@ def parse_first(parse_args) -> None:
 
     PyTorch's threads (GNU OpenMP's) wait for each other several thousand times a second. By default one that waits
     keeps its core busy for milliseconds, also where the one that it waits for needs this core, because another program
-    has its own. So let it sleep soon, unless the user says otherwise; benchmarks/README.md has the times.
+    has its own. Where there is such a program, let it sleep soon, unless the user says otherwise; on a free machine
+    that would cost time. benchmarks/README.md has the figures. The results are the same, bit for bit.
     """
     parse_args()
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() and cores_in_use() > 0.5:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores it
         signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
+
+
+def cores_in_use(seconds: float = 0.1) -> float:
+    """How many cores other programs use at the moment, while this one sleeps; 0 where there is no /proc/stat, as there
+    is no GNU OpenMP there either."""
+
+    def idle():
+        with open("/proc/stat", encoding="ascii") as file:
+            return sum(map(int, file.readline().split()[4:6])) / os.sysconf("SC_CLK_TCK")  # idle and waiting for disks
+
+    try:
+        before, started = idle(), time.perf_counter()
+        time.sleep(seconds)
+        return (os.cpu_count() or 1) - (idle() - before) / (time.perf_counter() - started)
+    except (OSError, ValueError):
+        return 0.0
 
 
 def peek(argv, *names: str) -> argparse.Namespace:

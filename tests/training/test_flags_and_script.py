@@ -1,5 +1,6 @@
 """The flags that scripts share, and how a script ends."""
 
+import io
 import os
 import re
 import signal
@@ -118,13 +119,32 @@ def test_one_of_several_processes_says_which_it_is_and_leaves_the_log_to_rank_0(
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
-    [({}, flags.SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ("environment", "cores", "expected"),
+    [
+        ({}, 1.0, flags.SPIN_COUNT),
+        ({}, 0.1, None),
+        ({"GOMP_SPINCOUNT": "7"}, 1.0, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, 1.0, None),
+    ],
 )
-def test_waiting_threads_sleep_soon_unless_the_user_says_otherwise(environment, expected, monkeypatch):
+def test_beside_another_program_waiting_threads_sleep_soon(environment, cores, expected, monkeypatch):
     monkeypatch.setattr("os.environ", dict(environment))
+    monkeypatch.setattr(flags, "cores_in_use", lambda: cores)
     flags.parse_first(lambda: None)
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_the_cores_that_others_use_are_measured(monkeypatch):
+    """A tick of the clock is a hundredth of a second; the rest of two cores' time in 0.1 s is used."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("os.sysconf", {"SC_CLK_TCK": 100}.get)
+    monkeypatch.setattr("time.perf_counter", Mock(side_effect=[0.0, 0.1]))
+    lines = ["cpu  5 0 5 100 1 0 0 0 0 0", "cpu  15 0 5 109 2 0 0 0 0 0"]
+    monkeypatch.setattr("builtins.open", Mock(side_effect=map(io.StringIO, lines)))
+    assert flags.cores_in_use() == pytest.approx(1.0)
+    monkeypatch.setattr("builtins.open", Mock(side_effect=FileNotFoundError))
+    monkeypatch.setattr("time.perf_counter", Mock(return_value=0.0))
+    assert flags.cores_in_use() == 0
 
 
 @pytest.mark.parametrize(
