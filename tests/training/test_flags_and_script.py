@@ -148,11 +148,20 @@ def test_the_cores_that_others_use_are_measured(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("threads", "device", "cpu", "warned"),
-    [(2, "cpu", 10.0, True), (2, "cpu", 15.0, False), (1, "cpu", 5.0, False), (2, "cuda:0", 5.0, False)],
+    ("spin_count", "threads", "device", "cpu", "warned"),
+    [
+        (None, 2, "cpu", 13.0, True),
+        (None, 2, "cpu", 19.5, False),
+        ("100", 2, "cpu", 9.8, True),
+        ("100", 2, "cpu", 15.0, False),
+        (None, 1, "cpu", 5.0, False),
+        (None, 2, "cuda:0", 5.0, False),
+    ],
 )
-def test_threads_that_wait_for_each_other_are_warned_of(threads, device, cpu, warned, monkeypatch):
+def test_threads_that_wait_for_each_other_are_warned_of(spin_count, threads, device, cpu, warned, monkeypatch):
     """Process times of an epoch of ten seconds."""
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("os.environ", {"GOMP_SPINCOUNT": spin_count} if spin_count else {})
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr("time.perf_counter", Mock(side_effect=[0.0, 10.0]))
     monkeypatch.setattr("time.process_time", Mock(side_effect=[0.0, cpu]))
