@@ -74,10 +74,12 @@ def problem_of_epochs(lines: list[str], checkpoint: dict) -> str:
 def problem_of_settings(lines: list[str], checkpoint: dict) -> str:
     """What differs in the lines on the data and the settings, field by field, and on the parts of a VAE's loss."""
     trained, entry = checkpoint["data"], TABLE[checkpoint["model"]]
-    split = [] if trained.get("split_seed") is None else [f"split seed {trained['split_seed']}"]
-    words = [trained["name"], f"{trained['images']} images of {len(trained['classes'])} classes", *split]
-    data = f", {find_line(lines, 'Data: ')}, "
-    missing = [word for word in [*words, f"fingerprint {trained['fingerprint']}"] if f", {word}" not in data]
+    words = [f"{trained['name']},", f"{trained['images']} images of {len(trained['classes'])} classes ("]
+    words += [] if trained.get("split_seed") is None else [f"split seed {trained['split_seed']},"]
+    data = f", {find_line(lines, 'Data: ')},"  # each field with its end: "split seed 0" is no "split seed 07"
+    missing = [
+        word.rstrip(" (,") for word in [*words, f"fingerprint {trained['fingerprint']},"] if f", {word}" not in data
+    ]
     if "kl" in entry.metrics and entry.data == "flowers":
         parts = describe_parts(checkpoint)
         missing += [] if parts in find_line(lines, "Diagnostics: ") else [parts]

@@ -192,6 +192,7 @@ def test_a_wrong_figure_is_told(tamper, words, tmp_path):
         ("seed 0$", "seed 7", 'say "seed 7", the checkpoint "seed 0"'),  # though the data line has "split seed 0"
         (", seed 0$", "", 'say "seed None"'),
         ("split seed 0", "split seed 7", '"split seed 0"'),
+        ("split seed 0", "split seed 07", '"split seed 0"'),
         ("epochs {epochs}", "epochs 7", "epochs 7, patience 5, it has {epochs}"),
         ("epochs {epochs}", "epochs 170", "epochs 170, patience 5, it has {epochs}"),
         ("patience 5", "patience five", "do not say epochs and patience"),
