@@ -23,22 +23,22 @@ if __name__ == "__main__":
 
 import torch
 
-from data import create_flower_dataloaders, output_root
-from evaluation.models import RECONSTRUCTS, TABLE, load_model, loss_unit, name_model, name_source, three_digits
-from training import is_synthetic
+from data import output_root
+from evaluation.models import (
+    RECONSTRUCTS,
+    TABLE,
+    find_loaders,
+    load_model,
+    loss_unit,
+    name_model,
+    name_source,
+    three_digits,
+)
 from training.figures import plot_losses, plot_reconstructions
 from training.script import run_script
 
 SHOWN = 20  # images
 BATCH = 256  # images to reconstruct at once
-
-
-def find_loaders(args, trained: dict):
-    """(train loader, validation loader) of the images of the size and the split that a model was trained on."""
-    height, width = trained["image_size"]
-    own_standin = args.data == "auto" and not args.data_root and is_synthetic(trained)
-    data = "synthetic" if own_standin else args.data
-    return create_flower_dataloaders(BATCH, args.data_root, width, height, data, trained["split_seed"])
 
 
 def plot_splits(args, model, checkpoint: dict, loaders) -> dict:
@@ -77,7 +77,7 @@ def main(argv=None, loaders=None):
     model, checkpoint = load_model(args.model, args.output_root)
     errors = {}
     if RECONSTRUCTS in TABLE[args.model].roles:
-        errors = plot_splits(args, model, checkpoint, loaders or find_loaders(args, checkpoint["data"]))
+        errors = plot_splits(args, model, checkpoint, loaders or find_loaders(args, checkpoint["data"], "auto", BATCH))
     path, title = args.output_root / "vis" / f"loss_{args.model}.png", f"{args.model} on {checkpoint['data']['name']}"
     plot_losses(checkpoint["history"], path, title, loss_unit(args.model, checkpoint["settings"]))
     return errors

@@ -188,13 +188,23 @@ def name_source(shown: dict, checkpoint: dict) -> str:
     return f"{shown['name']}\n(not the images it was trained on: {trained['name']})"
 
 
+def find_loaders(args, trained: dict, data: str, batch_size: int = 1):
+    """(train loader, validation loader) of photographs, of the size and with the split that a model was trained on.
+
+    data: what --data auto means, but for a model of the stand-in, which is shown that. Raises UserError.
+    """
+    if args.data != "auto":
+        data = args.data
+    elif is_synthetic(trained) and not args.data_root:
+        data = "synthetic"
+    height, width = trained["image_size"]
+    return create_flower_dataloaders(batch_size, args.data_root, width, height, data, trained["split_seed"])
+
+
 def load_photographs(args, checkpoint: dict) -> list[ImageDataset]:
     """The data sets (those trained on, those held out) of a checkpoint. Raises UserError where others are here."""
-    trained, data = checkpoint["data"], args.data
-    if data == "auto":  # what it was trained on, and no stand-in for that
-        data = "synthetic" if is_synthetic(trained) and not args.data_root else "real"
-    height, width = trained["image_size"]
-    loaders = create_flower_dataloaders(1, args.data_root, width, height, data, trained["split_seed"])
+    trained = checkpoint["data"]
+    loaders = find_loaders(args, trained, "real")
     here = loaders[0].dataset.info
     if here["fingerprint"] != trained["fingerprint"]:
         expected, found = (f"{data['name']} with the fingerprint {data['fingerprint']}" for data in (trained, here))

@@ -13,6 +13,7 @@ from training import PROJECT
 
 FLOWERS_HELP = "one sub-folder of images a class, instead of ./flowers"
 MNIST_HELP = "folder that holds MNIST/raw/, instead of ./mnist"
+SPIN_VARIABLES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # of the environment: how threads wait for each other
 SPIN_COUNT = "100"  # turns of a loop, a few microseconds
 MAX_INT = 2**63 - 1  # what seeds and sizes are stored in
 SCRIPT_OF = {"MLPAE": "MLPAE_train_script.py", "CVAE": "main.py"}  # whose models these are
@@ -46,7 +47,7 @@ def parse_first(parse_args) -> None:
     that would cost time. benchmarks/README.md has the figures. The results are the same, bit for bit.
     """
     parse_args()
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() and cores_in_use() > 0.5:
+    if not SPIN_VARIABLES & os.environ.keys() and cores_in_use() > 0.5:
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a background job ignores it
         signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))

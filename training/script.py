@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from training import UserError, printable
 from training.distributed import rank, shutdown, world_size
+from training.flags import SPIN_VARIABLES
 
 # in what PyTorch raises: another process of the same training has ended; there is not enough memory
 PEER_LOST = "closed by peer|reset by peer|Broken pipe|[Tt]imed out|remote process"
@@ -103,7 +104,7 @@ def warn_of_waiting(device: str):
     yield
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     threads = torch.get_num_threads()
-    is_busy_waiting = sys.platform == "linux" and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    is_busy_waiting = sys.platform == "linux" and not SPIN_VARIABLES & os.environ.keys()
     expected = MOST_CORES * threads if is_busy_waiting else BARELY_ONE_CORE
     if device == "cpu" and threads > 1 and wall > 1 and cpu < expected * wall:
         remedy = "if another program is busy, the environment variable OMP_NUM_THREADS=1 makes this one faster"
