@@ -30,7 +30,7 @@ from data import create_flower_dataloaders, describe, mean_image_loss, output_ro
 from training import UserError
 from training.distributed import world_size
 from training.figures import plot_losses
-from training.loop import fit, last_line, warn_unless_below
+from training.loop import fit, last_lines, warn_unless_below
 from training.script import log, run_script, seed_everything
 
 LOSS_UNIT = "mean squared error"
@@ -166,7 +166,8 @@ def main(argv=None):
     with threadpool_limits(1):  # two threads of NumPy's BLAS are hardly faster, and beside another program far slower
         best = fit(args, about, loaders, learner)
     warn_unless_below(mean_image_loss(loaders, model.measure), best)
-    log(last_line(best, learner.suffix))
+    for line in last_lines(best, learner.suffix):
+        log(line)
     path = args.output_root / "vis" / f"loss_{model.name}.png"
     plot_losses(best["history"], path, f"{model.name} on {train_set.info['name']}", LOSS_UNIT)
     return best["history"]

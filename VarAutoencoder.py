@@ -7,12 +7,18 @@
 The layers and their shapes are the Autoencoder's, with a second Linear layer to encoding_dim for log_var.
 """
 
+import math
+
 import torch
 from torch import nn
 
 from Autoencoder import Autoencoder
+from training.distributed import all_reduce_sum
 
 VAE_ENCODING_DIM = 64
+HALF, LEARNED = "0.5", "learned"  # the decoder's variance: the coursework's 1/2, or what fits
+MIN_VARIANCE = 1 / (12 * 255**2)  # of the error that rounding to 256 levels makes: no image is known more exactly
+VARIANCE_MOMENTUM = 0.02  # of the running mean of the batches' squared errors, over about fifty batches
 VAE_UNIT = 16  # the coursework states the loss as the sum over a batch of 16, whatever --batch-size is
 LOG_VAR_RANGE = (-10.0, 10.0)  # of the logarithm of a variance, so that exp neither overflows nor vanishes
 INITIAL_LOG_VAR = -2.0  # less noise at the start than N(0, 1) has
@@ -22,15 +28,22 @@ ACTIVE_VARIANCE = 0.01  # of mu over the images, above which a latent dimension 
 class VarAutoencoder(Autoencoder):
     """An encoder that answers with a distribution, q(z|x) = N(mu(x), diag(exp(log_var(x)))) (Kingma & Welling 2014).
 
-    `encoder` gives mu, and the layer `log_var` beside its last one gives log_var.
+    `encoder` gives mu, and the layer `log_var` beside its last one gives log_var. variance: of p(x|z), a Gaussian
+    around the reconstruction. "0.5": -log p(x|z) is the squared error, up to a constant. "learned": one for all pixels,
+    never below MIN_VARIANCE, so that no image makes the likelihood infinite.
     Raises ValueError where the height or the width is not a multiple of 4.
     """
 
     name = "VAE"
     is_dist = True
 
-    def __init__(self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
+    def __init__(
+        self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24, variance: str = HALF
+    ):
         super().__init__(encoding_dim, img_height, img_width)
+        self.learns_variance = variance == LEARNED
+        if self.learns_variance:
+            self.register_buffer("variance", torch.tensor(float(HALF)))
         self.log_var = nn.Linear(self.encoder[-1].in_features, encoding_dim)
         nn.init.zeros_(self.log_var.weight)
         nn.init.constant_(self.log_var.bias, INITIAL_LOG_VAR)
@@ -58,10 +71,39 @@ class VarAutoencoder(Autoencoder):
 
         The loss to minimise is a mean over the pixels: one learning rate suits every batch and image size.
         """
+        if self.learns_variance:
+            return self.measure_likelihood(outputs, images, beta)
         loss, (_, mu, log_var) = VAE_loss_function(outputs, images, beta), outputs
         kl = kl_divergence(mu.detach(), log_var.detach()).sum().item() / len(images)
         per_image = loss.item() / len(images)
         return loss / images.numel(), {"loss": VAE_UNIT * per_image, "recon": per_image - beta * kl, "kl": kl}
+
+    def measure_likelihood(self, outputs, images: torch.Tensor, beta: float) -> tuple[torch.Tensor, dict]:
+        """`measure` for a learned variance: the negative evidence lower bound in nats per image.
+
+        In training the variance is the one that makes the batch most likely, its mean squared error (Rybkin et al.
+        2021, section 3.2); in evaluation the running mean of these.
+        """
+        reconstructions, mu, log_var = outputs
+        squared, kl = (reconstructions - images).square().sum(), kl_divergence(mu, log_var).sum()
+        variance = self.variance
+        if self.training:
+            total, numbers = all_reduce_sum([squared.item(), images.numel()])
+            variance = torch.full_like(variance, total / numbers).clamp(min=MIN_VARIANCE)
+            self.variance.lerp_(variance, VARIANCE_MOMENTUM)
+        recon = gaussian_nll(squared, variance, images.numel())
+        parts = {"recon": recon.item() / len(images), "kl": kl.item() / len(images), "variance": variance.item()}
+        return (recon + beta * kl) / images.numel(), {"loss": parts["recon"] + beta * parts["kl"], **parts}
+
+    def negative_log_likelihood(self, reconstructions: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """-log p(x|z) of images (B, 3, H, W) in nats, for their reconstructions from K samples of z: (K, B)."""
+        variance = self.variance if self.learns_variance else images.new_tensor(float(HALF))
+        return gaussian_nll((reconstructions - images).square().sum(dim=(2, 3, 4)), variance, images[0].numel())
+
+
+def gaussian_nll(squared: torch.Tensor, variance: torch.Tensor, numbers: int) -> torch.Tensor:
+    """-log of a Gaussian density of so many numbers with one variance, of the sum of their squared errors, in nats."""
+    return squared / (2 * variance) + numbers / 2 * torch.log(2 * math.pi * variance)
 
 
 def reparameterise(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:

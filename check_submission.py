@@ -87,19 +87,21 @@ SCRIPTS |= {"MLPAE_train_script.py": MLPAE_train_script, "train_script.py": trai
 
 
 @cache
-def find_images(data: str, root: str | None):
-    """(train loader, validation loader) of "flowers" or "MNIST", or the UserError that says why not."""
+def find_images(data: str, root: str | None, **options):
+    """The loaders of "flowers" or "MNIST", or the UserError that says why not."""
     try:
         create = create_flower_dataloaders if data == "flowers" else create_mnist_dataloaders
-        return create(BATCH, root, data="real")
+        return create(BATCH, root, data="real", **options)
     except UserError as error:
         reason = re.split(r"\. Name|: put", str(error))[0]  # its advice names the flags of other scripts
         return UserError(f"{reason} (--{data.lower()} names the folder)")
 
 
-def images_of(args, name: str):
-    """What `find_images` returns for a model."""
-    return find_images(TABLE[name].data, args.mnist if TABLE[name].data == "MNIST" else args.flowers)
+def images_of(args, name: str, settings: dict):
+    """What `find_images` returns for a model that was trained with these settings."""
+    if TABLE[name].data == "MNIST":
+        return find_images("MNIST", args.mnist, binarized=bool(settings.get("binarize")))
+    return find_images("flowers", args.flowers)
 
 
 def run_command(args, command: str, output_root: Path, *flags: str):
@@ -108,8 +110,10 @@ def run_command(args, command: str, output_root: Path, *flags: str):
     data, root = ("MNIST", args.mnist) if script == "main.py" else ("flowers", args.flowers)
     if script != "random_generation.py":
         argv += ["--data", "real", *(["--data-root", root] if root else [])]
-    if script == "visualization.py" or "--figures-only" in argv:
+    if script == "visualization.py":
         options["loaders"] = find_images(data, root)  # which takes seconds
+    if "--figures-only" in argv:
+        options["create"] = lambda *_, binarized: find_images(data, root, binarized=binarized)
     threads = torch.get_num_threads()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -120,11 +124,11 @@ def run_command(args, command: str, output_root: Path, *flags: str):
 
 def check_all(args, root: Path) -> tuple[list[Row], dict]:
     """The rows of what is below a root, and {model: {"train": {unit: loss}, "valid": ...}}, in every unit."""
-    measured, rows, scripts = {}, [], Scripts(mnist_script.Losses, partial(run_command, args))
+    measured, rows, scripts = {}, [], Scripts(mnist_script.Losses, partial(run_command, args), partial(images_of, args))
     needed = {TARGETS[name].better_than for name in args.model}
     for name in MODELS:
         if name in args.model or name in needed:
-            found = check_model(name, root, images_of(args, name), measured, scripts, name in args.retrain)
+            found = check_model(name, root, measured, scripts, name in args.retrain)
             rows += found if name in args.model else []
     return rows, {name: measured[name] for name in args.model if name in measured}
 
@@ -179,8 +183,8 @@ def grade(args) -> list[dict]:
     """Grade all hand-ins of --hand-ins; returns their rows. Raises UserError where there are none, or no images."""
     sources = find_hand_ins(args.hand_ins)
     for name in args.model:
-        if isinstance(images_of(args, name), UserError):
-            raise images_of(args, name)
+        if isinstance(images_of(args, name, {}), UserError):
+            raise images_of(args, name, {})
     marks = grade_all(sources, args.model, partial(check_hand_in, args))
     shown = [column for column in marks[0] if column not in ("same weights as", "what fails")]
     print_table([shown, *([row[column] for column in shown] for row in marks)])

@@ -2,7 +2,7 @@
 
     train_loader, valid_loader = create_flower_dataloaders(batch_size=16)
     for images, labels in train_loader:     # float32 (16, 3, 24, 24) in [0, 1], int64 (16,)
-    train_loader, test_loader = create_mnist_dataloaders(batch_size=128)
+    train_loader, valid_loader, test_loader = create_mnist_dataloaders(batch_size=128)
     for images, labels in train_loader:     # float32 (128, 1, 28, 28) in [0, 1], int64 (128,)
 
 Images are decoded once and held as uint8; batches are sliced from them.
@@ -11,6 +11,7 @@ Images are decoded once and held as uint8; batches are sliced from them.
 import hashlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,33 +26,46 @@ from training.distributed import broadcast, rank, world_size
 VALID_FRACTION = 0.2
 VALID_BATCH = 256  # without a backward pass large batches are faster, and the weighted loss is the same
 STANDIN_FOLDER = "synthetic"  # below the output root
-SYNTHETIC_TRAIN = 60_000  # digits of the stand-in to train on; the other 10,000 are its test set
+MNIST_VALID = 12  # one digit in so many of the training file is for validation: 5,000 of 60,000
+SYNTHETIC_TRAIN = 60_000  # digits of the stand-in that stand for the training file; the other 10,000 are its test set
+BINARIZE_SEED = 0  # of the digits to validate and to test on, which are drawn once
 
 
 class ImageDataset(Dataset):
     """Images held as one uint8 tensor; an index or a list of indices gives floats in [0, 1].
 
     images: uint8 (N, C, H, W); labels: int64 (N,); info: what checkpoints say of the data (`data`);
-    mirror: turn each image left to right with probability 1/2, anew each time.
+    transform: what is done to the floats, anew each time.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, info: dict, mirror: bool = False):
-        self.images, self.labels, self.info, self.mirror = images, labels, info, mirror
+    def __init__(
+        self, images: torch.Tensor, labels: torch.Tensor, info: dict, transform: Callable = lambda images: images
+    ):
+        self.images, self.labels, self.info, self.transform = images, labels, info, transform
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        images = self.images[index]
-        if self.mirror:
-            mirrored = (torch.rand(images.shape[:-3]) < 0.5).to(images.device)
-            images = torch.where(mirrored[..., None, None, None], images.flip(-1), images)
-        return images / 255, self.labels[index]
+        return self.transform(self.images[index] / 255), self.labels[index]
 
     def to(self, device) -> "ImageDataset":
         """Hold the images on a device from now on, so that no batch has to be copied there."""
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
+
+
+def mirror(images: torch.Tensor) -> torch.Tensor:
+    """Each of the images (..., C, H, W) turned left to right with probability 1/2."""
+    mirrored = (torch.rand(images.shape[:-3]) < 0.5).to(images.device)
+    return torch.where(mirrored[..., None, None, None], images.flip(-1), images)
+
+
+def binarize(dataset: ImageDataset) -> ImageDataset:
+    """The same digits with pixels of 0 and 1, drawn once and for all: each is 1 with its grey value's probability."""
+    generator = torch.Generator().manual_seed(BINARIZE_SEED)
+    drawn = 255 * torch.bernoulli(dataset.images / 255, generator=generator).byte()
+    return ImageDataset(drawn, dataset.labels, dataset.info)
 
 
 def create_flower_dataloaders(
@@ -61,7 +75,7 @@ def create_flower_dataloaders(
     img_height: int = 24,
     data: str = "auto",
     split_seed: int = 0,
-    mirror: bool = False,
+    transform: Callable = lambda images: images,
 ) -> tuple[DataLoader, DataLoader]:
     """The flowers, 80 % to train on (shuffled anew each epoch) and 20 % to validate on (in fixed order).
 
@@ -69,7 +83,7 @@ def create_flower_dataloaders(
     reads, at any depth; files beside the sub-folders and names that begin with a dot are passed over. data is "real",
     "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is named and ./flowers does not exist.
     Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1] and int64 (B,), where B is
-    batch_size in training and at least 256 in validation. mirror turns half of the training images left to right.
+    batch_size in training and at least 256 in validation. transform, `mirror` for example, changes the training images.
     Raises UserError where root is missing, holds no class, an empty class, or fewer than two images.
     """
     folder = find_photographs(root, data)
@@ -80,20 +94,22 @@ def create_flower_dataloaders(
     images, labels = torch.from_numpy(images), torch.from_numpy(labels)
     info = _info(_name(folder) if folder else "synthetic flowers", classes, [images], split_seed)
     cut = len(images) - max(1, round(VALID_FRACTION * len(images)))
-    train = ImageDataset(images[:cut], labels[:cut], info, mirror)
+    train = ImageDataset(images[:cut], labels[:cut], info, transform)
     valid = ImageDataset(images[cut:], labels[cut:], info)
-    return _loaders(train, valid, batch_size)
+    return _loaders(batch_size, train, valid)
 
 
 def create_mnist_dataloaders(
-    batch_size: int, root: str | Path | None = None, data: str = "auto"
-) -> tuple[DataLoader, DataLoader]:
-    """MNIST: 60,000 digits to train on (shuffled anew each epoch), 10,000 to test on (in order).
+    batch_size: int, root: str | Path | None = None, data: str = "auto", binarized: bool = False
+) -> tuple[DataLoader, DataLoader, DataLoader]:
+    """MNIST: 55,000 digits to train on (shuffled anew each epoch), the last 5,000 of the training file to validate on,
+    and the official 10,000 to test on (both in order).
 
     root, or ./mnist in the project's folder, holds MNIST/raw/, as torchvision lays it out; where a file is missing, all
     are downloaded. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is given
     and the download fails. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,) from 0 to 9,
-    where B is batch_size in training and at least 256 in the test.
+    where B is batch_size in training, else at least 256. binarized: pixels are 0 or 1, drawn with the grey value as the
+    probability of 1: for training anew each time (Burda et al. 2016, section 5), else once.
     Raises UserError where a file is damaged, or missing and not to be had.
     """
     folder = mnist.find_mnist(root, data)
@@ -107,23 +123,30 @@ def create_mnist_dataloaders(
     info = _info("MNIST" if folder else "synthetic digits", map(str, range(10)), images, None, labels)
     if folder and info["fingerprint"] != mnist.FINGERPRINT:
         info["name"] = "MNIST-like images"  # fewer, swapped, or of clothes: the files say no more of what they hold
-    return _loaders(*(ImageDataset(*part, info) for part in parts), batch_size)
+    if binarized:
+        info["name"] = f"{info['name']}, binarized"
+    (images, labels), test = parts
+    cut = len(images) - max(1, len(images) // MNIST_VALID)
+    train = ImageDataset(images[:cut], labels[:cut], info, *([torch.bernoulli] if binarized else []))
+    held_out = ImageDataset(images[cut:], labels[cut:], info), ImageDataset(*test, info)
+    return _loaders(batch_size, train, *(map(binarize, held_out) if binarized else held_out))
 
 
-def describe(train_loader: DataLoader, valid_loader: DataLoader) -> str:
-    """The log's `Data:` line."""
-    info = train_loader.dataset.info
+def describe(*loaders: DataLoader) -> str:
+    """The log's `Data:` line; loaders: to train, to validate and perhaps to test on."""
+    info = loaders[0].dataset.info
     height, width = info["image_size"]
     standin = ""
     if is_synthetic(info):
         standin = f", a procedural stand-in for the real ones (its results go to ./{STANDIN_FOLDER} by default)"
-    split = f"split seed {info['split_seed']}"
+    parts = zip(loaders, ("train", "valid", "test"), strict=False)
+    sizes, split = [f"{len(loader.dataset)} {part}" for loader, part in parts], f"split seed {info['split_seed']}"
     if info["split_seed"] is None:
-        split = "official split" if info["name"] == "MNIST" else "fixed split"
+        split = "official split" if info["fingerprint"] == mnist.FINGERPRINT else "fixed split"
     return (
         f"{info['name']}{standin}, {info['images']} images of {len(info['classes'])} classes"
-        f" ({', '.join(info['classes'])}) at {height}x{width}, {len(train_loader.dataset)} train /"
-        f" {len(valid_loader.dataset)} valid, {split}, fingerprint {info['fingerprint']}"
+        f" ({', '.join(info['classes'])}) at {height}x{width}, {' / '.join(sizes)}, {split},"
+        f" fingerprint {info['fingerprint']}"
     )
 
 
@@ -175,14 +198,16 @@ def _name(folder):
     return name if name == "flowers" else f"photographs in {name[:100]}"
 
 
-def _loaders(train, valid, batch_size):
+def _loaders(batch_size, train, *held_out):
     """Loaders of the images that fall to this process."""
-    if min(len(train), len(valid)) < world_size():
-        raise UserError(
-            f"{world_size()} processes cannot share {len(train)} training and {len(valid)} validation images: use fewer"
-        )
-    in_order = range(rank(), len(valid), world_size())
-    return _loader(train, batch_size, _Shuffled(train)), _loader(valid, max(batch_size, VALID_BATCH), in_order)
+    sizes = [len(part) for part in (train, *held_out)]
+    if min(sizes) < world_size():
+        found = " + ".join(map(str, sizes))
+        raise UserError(f"{world_size()} processes cannot share {found} images: use fewer")
+    in_order = [
+        _loader(part, max(batch_size, VALID_BATCH), range(rank(), len(part), world_size())) for part in held_out
+    ]
+    return _loader(train, batch_size, _Shuffled(train)), *in_order
 
 
 def _loader(dataset, batch_size, sampler):

@@ -4,11 +4,14 @@
     python main.py --model CVAE --figures-only --labels 2 0 2 6      # from the checkpoint, without training
     python main.py --model VAE --latent-size 2 --output-root plane       # the latent space as a picture
     python main.py --model CVAE --gif                                # and how the digits come about
+    python main.py --model VAE --binarize --samples 5 --latent-size 50 --epochs 60 --output-root iwae
+    python main.py --model VAE --evaluate --output-root iwae            # its test set's likelihood
 
 Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_MNIST_<M>.png and vis/mnist_<M>_*.png.
 """
 
 import math
+from argparse import Namespace
 
 from training import flags
 
@@ -17,7 +20,11 @@ DEFAULTS = {  # of flags, for each --model; --kl-peak is of use where labels let
     "VAE": {"recon": "bce", "beta": 1.0, "kl_peak": 1.0},
     "CVAE": {"recon": "bce", "beta": 1.0, "kl_peak": 3.3},
 }
-READ_BY_FIGURES = {"model", "labels", "seed", "data", "data_root", "output_root", "figures_only"}  # flags
+READ = {  # flags by which a trained model is asked for
+    "figures_only": {"model", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},
+    "evaluate": flags.READ_BY_EVALUATE,
+}
+NOT_TRAINING = ("figures_only", "labels", "gif", "sampler", "evaluate", "nll_samples")  # flags that change no weight
 
 
 def parse_args(argv=None):
@@ -29,6 +36,8 @@ def parse_args(argv=None):
     group.add_argument("--hidden-size", **size, default=512, help="width of the hidden layers")
     group.add_argument("--latent-size", **size, default=20, help="length of the latent vector")
     group.add_argument("--recon", choices=["bce", "mse"], help="cross-entropy or squared errors")
+    group.add_argument("--binarize", action="store_true", help="draw pixels of 0 and 1, anew in each epoch")
+    group.add_argument("--samples", **size, default=1, help="of q(z|x), importance weighted: above 1 an IWAE")
     group.add_argument("--beta", **weight, help="weight of the KL")
     group.add_argument("--kl-peak", **weight, help="factor on --beta: rises from 1 to X half-way, falls to 1")
     flags.add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
@@ -38,16 +47,24 @@ def parse_args(argv=None):
     group.add_argument("--figures-only", action="store_true", help="plot them from the checkpoint, without training")
     group.add_argument("--labels", metavar="DIGIT", type=flags.digit, nargs="+", help="also write these, with CVAE")
     group.add_argument("--gif", action="store_true", help="also film how latent vectors turn into digits")
+    flags.add_sampler_flag(group, "digits'")
+    flags.add_evaluation_flags(parser)
     parser.set_defaults(**DEFAULTS.get(flags.find_model(flags.peek(argv, "model").model, DEFAULTS), {}))
     args = parser.parse_args(argv)
+    check_flags(parser, args)
+    return args
+
+
+def check_flags(parser, args) -> None:
+    """End with status 2 where flags do not go together."""
     if args.model != "CVAE" and args.labels:
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
-    if args.model == "AE" and (args.beta or args.kl_peak):
-        parser.error("argument --beta or --kl-peak: AE has no KL to weigh")
-    for name in set(flags.given(parser, args)) - READ_BY_FIGURES if args.figures_only else ():
-        flag = name.replace("_", "-")
-        parser.error(f"argument --{flag}: --figures-only does not train, it would be ignored; leave out one of them")
-    return args
+    if args.model == "AE" and (args.beta or args.kl_peak or args.samples > 1):
+        parser.error("argument --beta, --kl-peak or --samples: AE has no KL to weigh, nothing to sample")
+    if args.model == "AE" and args.evaluate:
+        parser.error("argument --evaluate: AE is no distribution of images; use --model VAE or CVAE")
+    for mode, read in READ.items():
+        flags.check_mode(parser, args, mode, read)
 
 
 if __name__ == "__main__":
@@ -59,18 +76,16 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from data import create_mnist_dataloaders, describe, mean_image_loss, output_root
-from evaluation.models import load_model, loss_unit, name_model, name_source, three_digits
-from evaluation.sampling import between, interpolate, manifold, project
-from model import CLASSES, build_model
+from evaluation.digits import FilmedLearner, figure_path, latents_and_labels, plot_all
+from evaluation.likelihood import describe_estimate, describe_grey, estimate_likelihood, log_ratio
+from evaluation.models import load_model, name_model
+from model import build_model
 from training import UserError
 from training.distributed import init_distributed, rank, rank_0_first
-from training.figures import plot_film, plot_latent_space, plot_losses, plot_reconstructions, plot_samples
+from training.figures import plot_film
 from training.learner import TorchLearner
-from training.loop import fit, last_line, warn_unless_below
+from training.loop import fit, last_lines, warn_unless_below
 from training.script import log, run_script, seed_everything
-
-EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to sample
-STEPS, HANDS, MANIFOLD = 10, 5, 20  # digits of an interpolation, rows for --labels, side of the manifold
 
 
 class Losses:
@@ -108,20 +123,38 @@ class Losses:
     def __call__(self, outputs, xs, kl_weight=None):
         """(mean loss of an image, what the log says of it), for what a model made of images xs.
 
-        kl_weight takes the place of beta in the loss to minimise, not in what the log says.
+        kl_weight takes the place of beta in the loss to minimise, not in what the log says. With K > 1 samples of z it
+        is the importance-weighted bound (`importance_weighted`), and recon the mean over the samples.
         """
         if self.beta is None:  # the AE's squared error is stated per pixel, like the flowers'
             loss = self.reconstruction(outputs, xs).mean()
             return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
-        reconstructions, mu, sigma = outputs
-        recon = self.reconstruction(reconstructions, xs).mean()
-        kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(()))).mean()
-        loss = recon + (self.beta if kl_weight is None else kl_weight) * kl
-        parts = {"recon": recon.item(), "kl": kl.item()}
-        return loss, {"loss": parts["recon"] + self.beta * parts["kl"], **parts}
+        reconstructions, mu, sigma, *zs = outputs
+        kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(())))
+        ratio = log_ratio(*zs, mu, sigma) if zs else kl[None]  # (K, B)
+        recon = self.reconstruction(
+            reconstructions.reshape(-1, *xs.shape[1:]), xs.expand(len(ratio), *xs.shape).flatten(0, 1)
+        )
+        recon = recon.view(len(ratio), -1)
+        value = self.importance_weighted(recon, self.beta * ratio, self.beta * kl).mean()
+        loss = value
+        if kl_weight is not None:
+            loss = self.importance_weighted(recon, kl_weight * ratio, kl_weight * kl).mean()
+        return loss, {"loss": value.item(), "recon": recon.mean().item(), "kl": kl.mean().item()}
+
+    def importance_weighted(self, recon, ratio, kl):
+        """The negative importance-weighted bound on log p(x) of images, in nats: (B,).
+
+        recon: -log p(x|z), and ratio: log q(z|x) - log p(z), of K samples z of q(z|x), (K, B); kl: KL(q(z|x) || p(z)),
+        (B,).
+        -log 1/K sum over k of p(x|z_k) p(z_k) / q(z_k|x)     (Burda et al. 2016, equation 8)
+        KL less the mean ratio has the expectation 0, and so have its gradients. Added, it makes of K = 1 exactly the
+        loss of the VAE, which knows the KL in closed form.
+        """
+        return math.log(len(recon)) - (-recon - ratio).logsumexp(dim=0) + (kl - ratio.mean(dim=0))
 
 
-def build_learner(args, config: dict, steps: int, gif: bool) -> TorchLearner:
+def build_learner(args, config: dict, steps: int) -> TorchLearner:
     """Model, loss, optimizer and schedule, for so many steps in all."""
     model = build_model(args.model, **config).to(args.device)
     hidden, parameters = f"{args.hidden_size} -> {args.hidden_size}", sum(param.numel() for param in model.parameters())
@@ -137,105 +170,13 @@ def build_learner(args, config: dict, steps: int, gif: bool) -> TorchLearner:
         done = scheduler.last_epoch / steps  # of the training, from 0 to 1
         return losses(outputs, images, args.beta * (1 + (args.kl_peak - 1) * math.sin(math.pi * done)))
 
-    if gif:
+    if args.gif:
         return FilmedLearner(*latents_and_labels(model, args.seed), model, measure, optimizer, scheduler, args.amp)
     return TorchLearner(model, measure, optimizer, scheduler, args.amp)
 
 
-class FilmedLearner(TorchLearner):
-    """Keeps frames: what the same latent vectors turn into, before the training and after each epoch."""
-
-    def __init__(self, zs, ys, model, *args):
-        super().__init__(model, *args)
-        device = next(model.parameters()).device
-        self.latents, self.frames = (zs.to(device), ys if ys is None else ys.to(device)), []
-
-    def shoot(self) -> None:
-        """Add a frame."""
-        self.frames.append(self.model.decode(*self.latents).cpu())
-
-    def train_step(self, images, labels, epoch):
-        """One step, with a frame before the first one of each epoch."""
-        if len(self.frames) < epoch:
-            self.shoot()
-        return super().train_step(images, labels, epoch)
-
-    def state_dict(self):
-        """With the frames, for --resume."""
-        return {**super().state_dict(), "frames": self.frames}
-
-    def load_state_dict(self, state):
-        """Raises ValueError where the run was not filmed."""
-        if "frames" not in state:
-            raise ValueError("it was not filmed; leave out --gif or --resume")
-        super().load_state_dict(state)
-        self.frames = state["frames"]
-
-
-def latents_and_labels(model, seed: int):
-    """SAMPLES latent vectors from N(0, I), and their labels or None: for the CVAE, ten rows, one for each digit, with
-    the same latent vectors in every row."""
-    zs = torch.randn(SAMPLES, model.encoder.mu.out_features, generator=torch.Generator().manual_seed(seed))
-    if not model.has_label:
-        return zs, None
-    hands = SAMPLES // CLASSES
-    return zs[:hands].repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(hands)
-
-
-def plot_all(args, model, checkpoint: dict, test_set, labels: list[int] | None) -> None:
-    """Every figure of a trained model."""
-    trained_on, latents = checkpoint["data"]["name"], f"{checkpoint['config']['latent_size']} latents"
-    path = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
-    title = f"{args.model}, {latents}, on {trained_on}"
-    plot_losses(checkpoint["history"], path, title, loss_unit(checkpoint["model"], checkpoint["settings"]))
-    name = f"{name_model(checkpoint)}\n{latents}"
-    plot_random(args, model, f"{name}, trained on {trained_on}", labels)
-    args.output_root = output_root(args.output_root, test_set.info, checkpoint["data"])
-    plot_test_set(args, model, test_set, f"{name}, test images of {name_source(test_set.info, checkpoint)}")
-
-
-def plot_test_set(args, model, test_set, title: str) -> None:
-    """Reconstructions, latent space and, for the VAE, interpolations."""
-    images, digits = test_set.to("cpu")[:]
-    ys = digits if model.has_label else None
-    codes = model.encode(images, ys)
-    if not codes.isfinite().all():
-        raise UserError(f"the weights of {args.model} are damaged, its latent vectors not finite; train it anew")
-    reconstructions = model.decode(codes, ys)
-    error = f"mean squared error of the whole test set {three_digits(mse_loss(reconstructions, images).item())}"
-    shown = images[:EXAMPLES].numpy(), reconstructions[:EXAMPLES].numpy()
-    plot_reconstructions(*shown, figure_path(args, "reconstruction"), f"{title}\n{error}")
-    axis = "latent dimension" if codes.shape[1] <= 2 else "principal component"
-    plot_latent_space(project(codes).numpy(), digits.numpy(), figure_path(args, "latent"), title, axis)
-    if model.is_dist and not model.has_label:
-        walks = between(images[:EXAMPLES], model.decode(interpolate(codes[:EXAMPLES], STEPS))).numpy()
-        title += ": from one (left) to another (right) in equal steps between the means of q(z|x)"
-        plot_samples(walks, figure_path(args, "interpolation"), title, STEPS + 2)
-
-
-def plot_random(args, model, title: str, labels: list[int] | None) -> None:
-    """Random digits; with labels, those digits in several hands; and the whole latent space, where it is a plane."""
-    zs, ys = latents_and_labels(model, args.seed)
-    sampled = f"{title}: z from N(0, 1), seed {args.seed}"
-    row_labels = None if ys is None else [str(digit) for digit in range(10)]
-    sampled_by_row = sampled if ys is None else f"{sampled}, the same down each column"
-    plot_samples(model.decode(zs, ys).numpy(), figure_path(args, "samples"), sampled_by_row, labels=row_labels)
-    if labels:
-        hands, ys = zs[:HANDS].repeat_interleave(len(labels), dim=0), ys.new_tensor(labels).repeat(HANDS)
-        plot_samples(model.decode(hands, ys).numpy(), figure_path(args, "labels"), f"{sampled}, one a row", len(labels))
-    if model.is_dist and not model.has_label and zs.shape[1] == 2:
-        plane = model.decode(manifold(MANIFOLD)).numpy()
-        title = f"{title}: z at evenly spaced quantiles of N(0, 1)"
-        plot_samples(plane, figure_path(args, "manifold"), title, MANIFOLD)
-
-
-def figure_path(args, name: str, suffix: str = "png"):
-    """The path of one of the model's figures."""
-    return args.output_root / "vis" / f"mnist_{args.model}_{name}.{suffix}"
-
-
-def train(args, loaders, gif: bool) -> list[dict]:
-    """Train as args say; with gif, film it. Returns the history."""
+def train(args, loaders) -> list[dict]:
+    """Train as args say; returns the history."""
     info = loaders[0].dataset.info
     log(f"Data: {describe(*loaders)}")
     args.output_root = output_root(args.output_root, info)
@@ -243,32 +184,61 @@ def train(args, loaders, gif: bool) -> list[dict]:
         loader.dataset.to(args.device)
     seed_everything(args.seed)
     config = {"hidden_size": args.hidden_size, "latent_size": args.latent_size}
-    learner = build_learner(args, config, args.epochs * len(loaders[0]), gif)
+    config |= {} if args.model == "AE" else {"samples": args.samples}
+    learner = build_learner(args, config, args.epochs * len(loaders[0]))
     about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
-    best = fit(args, about, loaders, learner)
+    trained_by = Namespace(**{name: value for name, value in vars(args).items() if name not in NOT_TRAINING})
+    best = fit(trained_by, about, loaders, learner)
     prior = torch.tensor([[[0.0]], [[1.0]]], device=args.device) if learner.model.is_dist else ()  # mu and sigma
     warn_unless_below(mean_image_loss(loaders, Losses(args.recon, args.beta), *prior), best)
     if rank() == 0:
-        log(last_line(best, learner.suffix))
-        if gif:
+        for line in last_lines(best, learner.suffix):
+            log(line)
+        if args.gif:
             learner.shoot()
             titles = [f"{args.model} on {info['name']}, epoch {epoch}" for epoch in range(len(learner.frames))]
             plot_film([frame.numpy() for frame in learner.frames], figure_path(args, "training", "gif"), titles)
     return best["history"]
 
 
-def main(argv=None, loaders=None):
-    """Train and plot; returns the history. loaders: those of MNIST, where it is read already."""
+def evaluate(args, model, checkpoint: dict, test_set):
+    """Log how likely the model finds the test images; returns the `Estimate`."""
+    model, test_set = model.to(args.device), test_set.to(args.device)
+    losses, pixels = Losses(checkpoint["settings"]["recon"]), test_set.images[0].numel()
+    constant = pixels * math.log(math.pi) / 2 if losses.recon == "mse" else 0.0  # of a Gaussian of variance 1/2
+
+    def posterior(images, labels):
+        return model.encoder(images, labels if model.has_label else None)
+
+    def log_likelihood(zs, images, labels):
+        repeated = labels.repeat(len(zs)) if model.has_label else None
+        reconstructions = model.decode(zs.flatten(0, 1), repeated)
+        recon = losses.reconstruction(reconstructions, images.repeat(len(zs), 1, 1, 1))
+        return -recon.view(len(zs), -1) - constant
+
+    log(f"Data: {len(test_set)} test images of {test_set.info['name']}, fingerprint {test_set.info['fingerprint']}")
+    log(f"Model: {name_model(checkpoint)}")
+    estimate = estimate_likelihood(test_set, posterior, log_likelihood, args.nll_samples, args.seed)
+    for line in describe_estimate(estimate, args.nll_samples, pixels if losses.recon == "mse" else None):
+        log(line)
+    if losses.recon == "bce" and not checkpoint["settings"]["binarize"]:
+        log(describe_grey(test_set[:][0]))
+    return estimate
+
+
+def main(argv=None, create=create_mnist_dataloaders):
+    """Train and plot; returns the history, or with --evaluate the `Estimate`. create: makes the loaders."""
     args = parse_args(argv)
-    figures_only, labels, gif = (vars(args).pop(name) for name in ("figures_only", "labels", "gif"))
     args.device, name = str(init_distributed(args.device)), f"MNIST_{args.model}"
-    trained = load_model(name, args.output_root) if figures_only else None
+    trained = load_model(name, args.output_root) if args.figures_only or args.evaluate else None
+    binarize = trained[1]["settings"]["binarize"] if trained else args.binarize
     with rank_0_first():  # it may have to download them
-        loaders = loaders or create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
-    history = trained[1]["history"] if trained else train(args, loaders, gif)
+        loaders = create(args.batch_size, args.data_root, args.data, binarized=binarize)
+    if args.evaluate:
+        return evaluate(args, *trained, loaders[2].dataset)
+    history = trained[1]["history"] if trained else train(args, loaders)
     if rank() == 0:
-        model, checkpoint = trained or load_model(name, args.output_root)
-        plot_all(args, model, checkpoint, loaders[1].dataset, labels)
+        plot_all(args, *(trained or load_model(name, args.output_root)), loaders)
     return history
 
 

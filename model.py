@@ -16,13 +16,13 @@ from torch.nn.functional import one_hot
 
 IMAGE_SHAPE, CLASSES = (1, 28, 28), 10
 LOG_SIGMA_RANGE = (-10.0, 10.0)  # so that exp neither overflows nor vanishes
+LOGIT_RANGE = (-15.0, 15.0)  # so that no pixel is certain, and no error in it costs more than 15 nats
 
 
 class Hidden(nn.Module):
     """The two hidden layers that encoder and decoder have in common: (B, in_features) -> (B, hidden_size).
 
-    has_label: a label is given beside the input: W x + V onehot(y) is [W V] times the two in one vector. V is zero at
-    first; `build_model` initialises it like every other layer.
+    has_label: a label is given beside the input: W x + V onehot(y) is [W V] times the two in one vector.
     """
 
     def __init__(self, in_features: int, hidden_size: int, has_label: bool):
@@ -35,11 +35,7 @@ class Hidden(nn.Module):
             nn.LayerNorm(hidden_size),
             nn.GELU(),
         )
-        self.label = None
-        if has_label:
-            label = nn.Linear(CLASSES, hidden_size, bias=False, device="meta")  # draws no random numbers
-            self.label = label.to_empty(device=self.first.weight.device)
-            nn.init.zeros_(self.label.weight)
+        self.label = nn.Linear(CLASSES, hidden_size, bias=False) if has_label else None
 
     def forward(self, inputs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
         """inputs (B, in_features), and int64 labels (B,) where it was made for them: else a ValueError."""
@@ -90,7 +86,7 @@ class Decoder(nn.Module):
     def forward(self, zs: torch.Tensor, **otherinputs) -> torch.Tensor:
         """otherinputs: ys for "CVAE"; nothing else is of use here, zs is sampled already."""
         logits = self.pixels(self.hidden(zs, otherinputs.get("ys")))
-        return torch.sigmoid(logits.to(zs.dtype))  # bfloat16 rounds all above 0.998 to 1
+        return torch.sigmoid(logits.to(zs.dtype).clamp(*LOGIT_RANGE))  # bfloat16 rounds all above 0.998 to 1
 
 
 class AutoEncoder(nn.Module):
@@ -116,9 +112,13 @@ class AutoEncoder(nn.Module):
         return self.decoder(self.encoder(x)).view_as(x)
 
     @torch.no_grad()
-    def encode(self, xs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
-        """Images (B, ...) -> latent vectors (B, latent_size), means where there are distributions; ys: the CVAE's."""
-        return self.encoder(xs, ys)[0] if self.is_dist else self.encoder(xs, ys)
+    def encode(self, xs: torch.Tensor, ys: torch.Tensor | None = None, sampled: bool = False) -> torch.Tensor:
+        """Images (B, ...) -> latent vectors (B, latent_size), where there are distributions their means, or samples of
+        them; ys: the CVAE's."""
+        if not self.is_dist:
+            return self.encoder(xs, ys)
+        mu, sigma = self.encoder(xs, ys)
+        return sample(mu, sigma) if sampled else mu
 
     @torch.no_grad()
     def decode(self, zs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
@@ -127,25 +127,39 @@ class AutoEncoder(nn.Module):
 
 
 class VariationalAutoEncoder(AutoEncoder):
-    """The encoder answers with a distribution, of which the decoder gets a sample (Kingma & Welling 2014)."""
+    """The encoder answers with a distribution, of which the decoder gets a sample (Kingma & Welling 2014).
+
+    kwargs: samples=K, latent vectors for each image, for the importance-weighted loss (Burda et al. 2016).
+    """
 
     is_dist = True
 
-    def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images (B, ...) -> (reconstructions, mu, sigma)."""
-        mu, sigma = self.encoder(xs)
-        return self.decoder(sample(mu, sigma)).view_as(xs), mu, sigma
+    def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
+        super().__init__(encoder, decoder)
+        self.samples = kwargs.get("samples", 1)
+
+    def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images (B, ...) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
+        return self.decode_samples(xs, *self.encoder(xs))
+
+    def decode_samples(self, xs, mu, sigma, ys=None) -> tuple[torch.Tensor, ...]:
+        """(reconstructions (B, ...), mu, sigma); with K > 1 samples (reconstructions (K, B, ...), mu, sigma, zs (K, B,
+        latent_size))."""
+        if self.samples == 1:
+            return self.decoder(sample(mu, sigma), ys=ys).view_as(xs), mu, sigma
+        zs = sample(mu.expand(self.samples, *mu.shape), sigma)
+        repeated = None if ys is None else ys.repeat(self.samples)
+        return self.decoder(zs.flatten(0, 1), ys=repeated).view(-1, *xs.shape), mu, sigma, zs
 
 
-class ConditionalVariationalAutoEncoder(AutoEncoder):
+class ConditionalVariationalAutoEncoder(VariationalAutoEncoder):
     """Encoder and decoder are told the label, so that z need not say which digit it is (Sohn et al. 2015)."""
 
-    is_dist = has_label = True
+    has_label = True
 
-    def forward(self, xs: torch.Tensor, ys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images (B, ...) and labels (B,) -> (reconstructions, mu, sigma)."""
-        mu, sigma = self.encoder(xs, ys)
-        return self.decoder(sample(mu, sigma), ys=ys).view_as(xs), mu, sigma
+    def forward(self, xs: torch.Tensor, ys: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Images (B, ...) and labels (B,) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
+        return self.decode_samples(xs, *self.encoder(xs, ys), ys)
 
 
 def sample(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -156,12 +170,8 @@ def sample(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 MODELS = {"AE": AutoEncoder, "VAE": VariationalAutoEncoder, "CVAE": ConditionalVariationalAutoEncoder}
 
 
-def build_model(name: str, hidden_size: int = 512, latent_size: int = 20) -> AutoEncoder:
-    """The model of that name, for MNIST."""
+def build_model(name: str, hidden_size: int = 512, latent_size: int = 20, samples: int = 1) -> AutoEncoder:
+    """The model of that name, for MNIST; samples are the VAE's and the CVAE's."""
     kind, sizes = MODELS[name], (math.prod(IMAGE_SHAPE), hidden_size, latent_size)
     encoder = Encoder(*sizes, is_dist=kind.is_dist, has_label=kind.has_label)
-    decoder = Decoder(*sizes, decode_type=name)
-    for hidden in (decoder.hidden, encoder.hidden):
-        if hidden.label is not None:
-            hidden.label.reset_parameters()
-    return kind(encoder, decoder)
+    return kind(encoder, Decoder(*sizes, decode_type=name), samples=samples)

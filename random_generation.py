@@ -13,9 +13,9 @@ three commands also read the photographs.
 """
 
 from training import flags
+from training.flags import SAMPLERS
 
 MODELS = ("AE", "VAE", "GAN", "DDPM")
-SAMPLERS = {"normal": "N(0, I)", "gaussian": "a fitted Gaussian", "gmm": "a fitted mixture"}
 FLAG_MODELS = {  # the models that a flag is for, where it is not for all
     "temperature": ("AE", "VAE", "GAN"),
     "sampler": ("AE", "VAE"),
@@ -36,8 +36,7 @@ def parse_args(argv=None):
     factor = {"metavar": "X", "type": flags.positive_float, "default": 1.0}
     group.add_argument("--temperature", **factor, help="factor on the random latent vectors")
     group = parser.add_argument_group("AE, VAE")
-    fitted = "of latent vectors: N(0, I), or a Gaussian, or a mixture of ten, fitted to the training photographs'"
-    group.add_argument("--sampler", choices=list(SAMPLERS), default="normal", help=fitted)
+    flags.add_sampler_flag(group, "photographs'")
     group.add_argument("--interpolate", action="store_true", help="instead, go from one held-out photograph to another")
     group = parser.add_argument_group("DDPM")
     group.add_argument("--label", metavar="SPECIES", help="of the images, the name of its folder")
@@ -111,7 +110,7 @@ def generate(args, model, checkpoint):
         images = decode(model, latents)
         title += "z from N(0, 1)" if args.temperature == 1 else f"z from N(0, {args.temperature:g}²)"
     else:
-        codes = encode(model, load_photographs(args, checkpoint)[0][:][0])
+        codes = encode(model, load_photographs(args, checkpoint)[0][:][0], args.seed)
         priors = {sampler: fit_prior(sampler, codes) for sampler in SAMPLERS}
         latents = {name: args.temperature * sample_latents(prior, args.n, args.seed) for name, prior in priors.items()}
         compare_samplers(args, model, checkpoint, codes, latents)

@@ -4,6 +4,8 @@
     python train_script.py --model VAE > ./log/train_VAE.txt
     python train_script.py --model DDPM > ./log/train_DDPM.txt       # also: GAN, Classifier
     python train_script.py --model AE --optimizer sgd --epochs 60    # the coursework's first experiment
+    python train_script.py --model VAE --variance learned --output-root learned      # a better density of photographs
+    python train_script.py --model VAE --evaluate --output-root learned              # how good it is
     python train_script.py --model VAE --resume                      # goes on after a stop
     torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8    # two processes
     python train_script.py --model VAE --image-size 64 --encoding-dim 128 --data-root DIR
@@ -38,6 +40,8 @@ def parse_args(argv=None):
     size = {"metavar": "N", "type": flags.multiple_of_4, "nargs": "+", "default": [24, 24]}
     group.add_argument("--image-size", **size, help="one number, or height and width")
     group.add_argument("--beta", metavar="X", type=flags.positive_float, default=1.0, help="weight of the KL, for VAE")
+    variance = "of the VAE's Gaussian p(x|z): the coursework's 1/2, or one learned for all pixels"
+    group.add_argument("--variance", choices=["0.5", "learned"], default="0.5", help=variance)
     group = parser.add_argument_group("optimizer")
     group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam", help="sgd is plain, adam is AdamW")
     schedule = f"of the learning rate; step: x {LR_DECAY} every {LR_DECAY_EVERY} epochs"
@@ -45,38 +49,58 @@ def parse_args(argv=None):
     flags.add_training_flags(parser)
     flags.add_torch_flags(parser)
     flags.add_data_flags(parser)
+    flags.add_evaluation_flags(parser)
     first = flags.peek(argv, "model", "optimizer")
     parser.set_defaults(**DEFAULTS.get(flags.find_model(first.model, DEFAULTS), {}))
     parser.set_defaults(**OPTIMIZERS.get(first.optimizer or "adam", {}))
     args = parser.parse_args(argv)
+    check_flags(parser, args)
+    args.image_size = (args.image_size * 2)[:2]
+    return args
+
+
+def check_flags(parser, args) -> None:
+    """End with status 2 where flags do not go together."""
     if len(args.image_size) > 2:
         parser.error("argument --image-size: expected one number, or height and width")
-    if args.model != "VAE" and args.beta != 1:
-        parser.error(f"argument --beta: {args.model} has no KL to weigh")
+    given = set(flags.given(parser, args))
+    for name, reason in {"beta": "KL to weigh", "variance": "variance", "evaluate": "likelihood"}.items():
+        if args.model != "VAE" and name in given:
+            parser.error(f"argument --{name}: {args.model} has no {reason}; it is for VAE")
     if args.model not in ("AE", "VAE") and args.optimizer != "adam":
         parser.error(f"argument --optimizer: {args.model} is trained with adam")
     if args.encoding_dim and not DEFAULTS[args.model]["encoding_dim"]:
         parser.error(f"argument --encoding-dim: {args.model} has no latent vector")
-    args.image_size = (args.image_size * 2)[:2]
-    return args
+    flags.check_mode(parser, args, "evaluate", flags.READ_BY_EVALUATE)
 
 
 if __name__ == "__main__":
     flags.parse_first(parse_args)
 
+import math
 from functools import partial
 
 import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from data import create_flower_dataloaders, describe, mean_image_loss, output_root
-from evaluation.models import CLASSIFIES, RECONSTRUCTS, SAMPLES, TABLE, loss_unit, name_model
+from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root
+from evaluation.likelihood import bits_per_dimension, describe_estimate, estimate_likelihood
+from evaluation.models import (
+    CLASSIFIES,
+    RECONSTRUCTS,
+    SAMPLES,
+    TABLE,
+    load_model,
+    load_photographs,
+    loss_unit,
+    name_model,
+)
 from training import UserError
 from training.distributed import init_distributed, rank
 from training.figures import plot_latents, plot_losses
 from training.learner import TorchLearner
-from training.loop import fit, last_line, warn_unless_below
+from training.loop import fit, last_lines, warn_unless_below
 from training.script import log, run_script, seed_everything
 from VarAutoencoder import (
     ACTIVE_VARIANCE,
@@ -120,6 +144,7 @@ def build_model(args, dataset):
         "class_prior": (torch.bincount(dataset.labels, minlength=classes) / len(dataset)).tolist(),
         "img_height": height,
         "img_width": width,
+        "variance": args.variance,
     }
     config = {name: available[name] for name in entry.config}
     model = entry.build(**config)
@@ -157,17 +182,46 @@ def diagnose(model, dataset, best: dict, path) -> list[str]:
     prior = torch.distributions.Normal(0, 1).log_prob(z).exp()
     plot_latents(kl.numpy(), z, aggregate_posterior(mu, log_var, z), prior, path, title)
     lines = [f"Diagnostics: {describe_parts(best)}, {used} (active: variance of mu above {ACTIVE_VARIANCE})"]
+    if model.learns_variance:
+        bits = bits_per_dimension(best["valid_recon"] + best["valid_kl"], math.prod(model.image_shape))
+        lines.append(f"Variance: {best['valid_variance']:.5f}, {bits:.2f} bits per dimension")
     if active == 0 or best["valid_kl"] < COLLAPSED_KL:
         lines.append("Warning: the posterior has collapsed to the prior; try a lower --beta or more --epochs")
     return lines
 
 
+def evaluate(args):
+    """Log how likely the VAE finds the held-out photographs; returns the `Estimate`."""
+    model, checkpoint = load_model(args.model, args.output_root)
+    held_out = load_photographs(args, checkpoint)[1].to(args.device)
+    model = model.to(args.device)
+
+    def posterior(images, _):
+        mu, log_var = model.encode(images)
+        return mu, (0.5 * log_var).exp()
+
+    def log_likelihood(zs, images, _):
+        reconstructions = model.decode(zs.flatten(0, 1)).view(len(zs), *images.shape)
+        return -model.negative_log_likelihood(reconstructions, images)
+
+    name, fingerprint = (checkpoint["data"][key] for key in ("name", "fingerprint"))
+    log(f"Data: {len(held_out)} validation images of {name}, fingerprint {fingerprint}")
+    log(f"Model: {name_model(checkpoint)}")
+    estimate = estimate_likelihood(held_out, posterior, log_likelihood, args.nll_samples, args.seed)
+    for line in describe_estimate(estimate, args.nll_samples, math.prod(model.image_shape)):
+        log(line)
+    return estimate
+
+
 def main(argv=None):
-    """Train; returns the history."""
+    """Train; returns the history, or with --evaluate the `Estimate`."""
     args = parse_args(argv)
     args.device = str(init_distributed(args.device))
+    if args.evaluate:
+        return evaluate(args)
+    del args.evaluate, args.nll_samples
     height, width = args.image_size
-    loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, mirror=True)
+    loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, transform=mirror)
     info = loaders[0].dataset.info
     if CLASSIFIES in TABLE[args.model].roles and len(info["classes"]) < 2:
         raise UserError(f"a classifier needs 2 or more classes to tell apart, found {', '.join(info['classes'])} alone")
@@ -190,7 +244,8 @@ def main(argv=None):
     if rank() == 0:
         for line in diagnose(model, loaders[1].dataset, best, vis / "latent_VAE.png") if model.is_dist else []:
             log(line)
-        log(last_line(best, learner.suffix))
+        for line in last_lines(best, learner.suffix):
+            log(line)
         title, unit = f"{args.model} on {info['name']}", loss_unit(args.model, best["settings"])
         plot_losses(best["history"], vis / f"loss_{args.model}.png", title, unit)
     return best["history"]

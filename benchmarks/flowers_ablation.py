@@ -102,7 +102,7 @@ VARIANTS = {
     "transposed convolutions": [patch(build_decoder, transposed_decoder)],
     "images not mirrored": [
         mock.patch.object(
-            train_script, "create_flower_dataloaders", lambda *args, mirror: create_flower_dataloaders(*args)
+            train_script, "create_flower_dataloaders", lambda *args, transform: create_flower_dataloaders(*args)
         )
     ],
     "no weight decay": [patch(build_optimizer, optimizer_with(weight_decay=0.0))],

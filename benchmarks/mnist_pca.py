@@ -23,7 +23,7 @@ def main(argv=None):
     parser.add_argument("--components", type=natural_int, nargs="+", default=[0, 2, 20])
     args = parser.parse_args(argv)
     loaders = create_mnist_dataloaders(128, data="real")
-    train, test = (loader.dataset.images.flatten(1).numpy() / 255 for loader in loaders)
+    train, _, test = (loader.dataset.images.flatten(1).numpy() / 255 for loader in loaders)
     for components in args.components:
         print(f"{components} components: {principal_component_error(train, test, components):.6f}")
 

@@ -60,7 +60,7 @@ def main(argv=None):
         "--output-root", type=Path, action="append", help="where the models are, or several such places"
     )
     args = parser.parse_args(argv)
-    train_loader, test_loader = create_mnist_dataloaders(128, data="real")
+    train_loader, _, test_loader = create_mnist_dataloaders(128, data="real")
     classifier = train_classifier(train_loader)
     images, labels = test_loader.dataset[:]
     sure, digits = read(classifier, images)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from evaluation.models import SIZE, TABLE, checkpoint_file, flag_for, name_model
 from training import UserError
-from training.loop import epoch_line, epochs_since_best, last_line
+from training.loop import epoch_line, epochs_since_best, last_lines
 from VarAutoencoder import describe_parts
 
 FIGURES_ONLY = "main.py --model {0} --figures-only"
@@ -67,8 +67,9 @@ def problem_of_epochs(lines: list[str], checkpoint: dict) -> str:
         return f"of another run, or edited: {count}, the first in {epoch}: {ours} instead of {theirs}"
     if len(found) != len(expected):
         return f"of another run, or cut: {len(found)} epochs, but the checkpoint's run had {len(expected)}"
-    last = last_line(checkpoint, TABLE[checkpoint["model"]].suffix)
-    return "" if lines[-1:] == [last] else f'of another run, cut or edited: its last line is not "{last}"'
+    last = last_lines(checkpoint, TABLE[checkpoint["model"]].suffix)
+    found = lines[-len(last) :]
+    return "" if found == last else f'of another run, cut or edited: it does not end with "{", ".join(last)}"'
 
 
 def problem_of_settings(lines: list[str], checkpoint: dict) -> str:

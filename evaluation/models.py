@@ -25,7 +25,7 @@ from MLPAE_train_script import LOSS_UNIT, MLPAutoencoder
 from model import build_model
 from training import PROJECT, UserError, is_synthetic
 from training.checkpoints import check_types, load_checkpoint
-from VarAutoencoder import VarAutoencoder
+from VarAutoencoder import HALF, LEARNED, VarAutoencoder
 
 MAX_SIDE = 1024  # pixels a side of images that a checkpoint may be for
 TRAIN_SCRIPT, MAIN = "train_script.py --model {}", "main.py --model {}"
@@ -52,6 +52,7 @@ class Entry(NamedTuple):
     roles: tuple[str, ...]
     loss_settings: dict[str, type] = {}  # the settings that the loss depends on
     metrics: tuple[str, ...] = ()  # in the log, beside the loss
+    added: dict = {}  # to the config of a checkpoint from before there were such arguments
     script: str = TRAIN_SCRIPT  # what trains it
     data: str = "flowers"
     suffix: str = ".pth"  # of its checkpoints
@@ -59,12 +60,33 @@ class Entry(NamedTuple):
 
 MLPAE = Entry(MLPAutoencoder, {"image_size": list}, LOSS_UNIT, (RECONSTRUCTS,), script="MLPAE_train_script.py")
 MNIST = Entry(build_model, MNIST_SIZE, mnist_loss_unit, (RECONSTRUCTS,), script=MAIN, data="MNIST")
-MNIST_VAE = MNIST._replace(loss_settings={"recon": str, "beta": float}, metrics=("recon", "kl"))
-FLOWER_VAE_UNIT = "squared errors + KL, sum over 16 images"
+MNIST_VAE = MNIST._replace(
+    config={**MNIST_SIZE, "samples": int},
+    loss_settings={"recon": str, "beta": float},
+    metrics=("recon", "kl"),
+    added={"samples": 1},
+)
+
+
+def flower_vae_unit(settings: dict) -> str:
+    """The unit of the loss in the log of the flowers' VAE."""
+    if settings.get("variance", HALF) == LEARNED:
+        return "negative evidence lower bound, nats per image"
+    return "squared errors + KL, sum over 16 images"
+
+
 TABLE = {
     "MLPAE": MLPAE._replace(suffix=".pkl"),
     "AE": Entry(Autoencoder, LATENT, "mean squared error", (RECONSTRUCTS, SAMPLES)),
-    "VAE": Entry(VarAutoencoder, LATENT, FLOWER_VAE_UNIT, (RECONSTRUCTS, SAMPLES), {"beta": float}, ("recon", "kl")),
+    "VAE": Entry(
+        VarAutoencoder,
+        {**LATENT, "variance": str},
+        flower_vae_unit,
+        (RECONSTRUCTS, SAMPLES),
+        {"beta": float},
+        ("recon", "kl"),
+        added={"variance": HALF},
+    ),
     "GAN": Entry(GAN, LATENT, "energy distance", (SAMPLES,), metrics=("critic", "generator")),
     "DDPM": Entry(Diffusion, {"class_prior": list, **SIZE}, "mean squared error of v", (SAMPLES,)),
     "Classifier": Entry(
@@ -105,6 +127,7 @@ def load_model(name: str, output_root: Path):
         found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
         raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
     try:
+        checkpoint["config"] |= {key: value for key, value in TABLE[name].added.items() if key not in checkpoint["config"]}
         _check(TABLE[name], checkpoint)
         rebuild = _rebuild_mlp if TABLE[name].suffix == ".pkl" else _rebuild_torch
         return rebuild(TABLE[name].build, checkpoint["config"], checkpoint["state_dict"]), checkpoint

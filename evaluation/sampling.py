@@ -7,23 +7,32 @@
 All on the CPU, where `load_model` puts models; the seed alone determines the samples.
 """
 
+import warnings
+
 import torch
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 from tqdm import tqdm
 
 from training import UserError
 from training.script import warn_of_waiting
+from VarAutoencoder import reparameterise
 
 BATCH = 256  # images at once
 COMPONENTS = 10  # of the mixture
 
 
 @torch.no_grad()
-def encode(model, images: torch.Tensor) -> torch.Tensor:
-    """The codes (N, D) of images (N, 3, H, W): an AE's, or a VAE's mu."""
-    return _check_finite(model, [model.encoder(batch) for batch in images.split(BATCH)])
+def encode(model, images: torch.Tensor, seed: int | None = None) -> torch.Tensor:
+    """The codes (N, D) of images (N, 3, H, W): an AE's, or a VAE's mu; with a seed, a sample of each q(z|x) instead:
+    together they are one of the aggregate posterior, which a prior is to fit."""
+    if not model.is_dist or seed is None:
+        return _check_finite(model, [model.encoder(batch) for batch in images.split(BATCH)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _check_finite(model, [reparameterise(*model.encode(batch)) for batch in images.split(BATCH)])
 
 
 @torch.no_grad()
@@ -77,14 +86,17 @@ def fit_mixture(codes: torch.Tensor) -> MixtureSameFamily:
     """
     if len(codes) < 2:
         raise UserError(f"expected 2 or more photographs to fit a mixture to, found {len(codes)}")
-    fitted = BayesianGaussianMixture(
+    mixture = BayesianGaussianMixture(
         n_components=min(COMPONENTS, len(codes)),
         weight_concentration_prior_type="dirichlet_distribution",
         covariance_prior=codes.shape[1] * _covariance(codes).numpy(),
         init_params="k-means++",
         max_iter=200,
         random_state=0,
-    ).fit(codes.double().numpy())
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 200 steps are near enough
+        fitted = mixture.fit(codes.double().numpy())
     weights, means, covariances = map(torch.from_numpy, (fitted.weights_, fitted.means_, fitted.covariances_))
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
 

@@ -1,6 +1,6 @@
 """The courseworks' targets, checked on the files of a hand-in.
 
-    rows = check_model("VAE", output_root, loaders, measured, scripts)
+    rows = check_model("VAE", output_root, measured, scripts)
 
 Losses are computed anew from the weights, pictures are plotted anew, and both are compared with what the files claim.
 Nothing that the checked files hold is run as code.
@@ -10,29 +10,23 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from tqdm import tqdm
-
 from data import mean_image_loss
 from evaluation.evidence import check_figures, describe_figure, problem_of_log
+from evaluation.losses import compare, conventions, problem_of_losses, recompute
 from evaluation.models import TABLE, checkpoint_file, fingerprint, flag_for, load_model, name_model, training_command
 from training import UserError, is_synthetic
-from training.loop import average
-from training.script import seed_everything
-from VarAutoencoder import VAE_UNIT
+from training.checkpoints import check_types
+from VarAutoencoder import HALF
 
-LOSS_TOLERANCE = 1e-4  # relative difference between two computations of one loss: processors round differently
-SAMPLED_TOLERANCE = 1e-2  # the same where random latent vectors enter: other devices draw others
-TRAIN_TOLERANCE = 0.05  # how much worse the train loss may be after an epoch than its mean over it
 RETRAIN_TOLERANCE = 0.03  # between the best losses of two runs with one seed: processors round differently
 NOT_CHECKED = "not checked, for what fails above"
 MAX_EPOCHS = 1000  # that are checked, or trained anew
 RETRAIN_FLAGS = ("batch_size", "lr", "seed", "encoding_dim", "beta", "optimizer", "schedule")  # settings to repeat
-RETRAIN_FLAGS += ("hidden_size", "latent_size", "recon", "kl_peak")
+RETRAIN_FLAGS += ("hidden_size", "latent_size", "recon", "kl_peak", "samples")
+RETRAIN_SWITCHES = ("amp", "binarize")
 MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"
 CNN = "3x24x24 -> 32x12x12 -> 64x6x6 -> 128x6x6 -> 64 -> 128x6x6 -> 64x6x6 -> 32x12x12 -> 3x24x24"
 # the kind whose title says a seed comes before others of the same command
@@ -85,6 +79,7 @@ class Scripts(NamedTuple):
 
     losses: Callable  # main.py's Losses
     run: Callable  # run(command, output_root, *flags), on the images that are here; returns what its main() does
+    images: Callable  # images(name, settings): the loaders of those here, or the UserError that says why not
 
 
 def plan(name: str) -> dict[str, str]:
@@ -105,11 +100,9 @@ def plan(name: str) -> dict[str, str]:
     return of
 
 
-def check_model(name: str, root: Path, loaders, measured: dict, scripts: Scripts, anew: bool = False) -> list[Row]:
-    """The rows of a model; its losses are put into measured[name]: {"train": {unit: value}, "valid": ...}.
-
-    loaders: (train loader, validation loader), or the UserError that says why not; anew: also train it anew.
-    """
+def check_model(name: str, root: Path, measured: dict, scripts: Scripts, anew: bool = False) -> list[Row]:
+    """The rows of a model; its losses are put into measured[name]: {"train": {unit: value}, "valid": ...}; anew: also
+    train it anew."""
     found, target, (file, log, *_) = {}, TARGETS[name], plan(name)
     try:
         model, checkpoint = load_model(name, root)
@@ -119,6 +112,7 @@ def check_model(name: str, root: Path, loaders, measured: dict, scripts: Scripts
     else:
         shipped = "; these weights come with the project" if fingerprint(model) == SHIPPED.get(name) else ""
         found[file] = True, name_model(checkpoint) + shipped
+        loaders = scripts.images(name, checkpoint["settings"])
         problem = problem_of_data(checkpoint["data"], TABLE[name].data, loaders)
         found["data"] = not problem, problem or f"fingerprint {checkpoint['data']['fingerprint']}"
         found |= check_log(name, root, checkpoint)
@@ -145,6 +139,13 @@ def check_history(checkpoint: dict) -> None:
         raise UserError(f"{found}, its history's best is epoch {expected['epoch']}: {expected}")
     if beta is not None and not (type(beta) in (int, float) and 0 < beta <= 100):
         raise UserError(f"it was trained with --beta {beta}, expected about 1")
+    if checkpoint["config"].get("variance", HALF) != HALF:
+        raise UserError("it was trained with --variance learned, and the target of 800 is stated for the variance 1/2")
+    if TABLE[checkpoint["model"]].data == "MNIST":
+        try:
+            check_types(checkpoint, {"test_loss": float, "test_images": int})
+        except ValueError as error:
+            raise UserError(f"it lacks a test after its training ({error})") from None
 
 
 def check_log(name: str, root: Path, checkpoint: dict) -> dict:
@@ -162,47 +163,6 @@ def check_layers(name: str, model, checkpoint: dict) -> dict:
         layers = model.describe_layers()
     expected = "" if layers == target.layers else f", expected {target.layers}"
     return {"layers": (not expected, layers + expected), "epochs": (epochs <= target.max_epochs, str(epochs))}
-
-
-def recompute(name: str, model, checkpoint: dict, loaders, mnist_losses):
-    """({"train": {"loss": ...}, "valid": {...}} in the terms of the log, the outputs' least and greatest value)."""
-    settings = {key: checkpoint["settings"][key] for key in TABLE[name].loss_settings}
-    measure = mnist_losses(**settings) if TABLE[name].data == "MNIST" else partial(model.measure, **settings)
-    bounds, losses = [], {}
-
-    def step(images, labels):
-        outputs = model(images, labels) if model.has_label else model(images)
-        bounds.extend(bound.item() for bound in (outputs[0] if model.is_dist else outputs).aminmax())
-        return measure(outputs, images)[1]
-
-    with tqdm(unit="batch", disable=None, leave=False) as bar, torch.inference_mode():
-        for split, loader in zip(("train", "valid"), loaders, strict=True):
-            seed_everything(checkpoint["seed"])  # the random numbers of every validation
-            losses[split] = average(step, loader, f"{name}, {split} images", bar)
-    return losses, (min(bounds), max(bounds))
-
-
-def conventions(losses: dict, recon: str, pixels: int) -> dict:
-    """A loss of the log, {"loss": ...} and perhaps "recon" and "kl", in every unit; of an image unless the name says.
-
-    recon: "mse", squared errors, or "bce", cross-entropy in nats; pixels: of an image, times channels.
-    bits/dim: the negative evidence lower bound, recon + KL, in bits over pixels; squared errors are a Gaussian's of
-    variance 1/2, up to ln(pi)/2 a pixel, and 256 levels in [0, 1] take 8 bits more.
-    """
-    squared, kl = recon == "mse", losses.get("kl")
-    error = losses.get("recon", losses["loss"] * (pixels if squared else 1))
-    total, constant = error + (kl or 0), math.log2(math.pi) / 2 + 8 if squared else 0
-    return {
-        "recon is": "squared error" if squared else "nats",
-        "recon/pixel": error / pixels,
-        "recon": error,
-        "recon x 16": VAE_UNIT * error,
-        "KL": kl,
-        "sum": total,
-        "sum x 16": VAE_UNIT * total,
-        "bits/dim": None if kl is None else total / pixels / math.log(2) + constant,
-        "the log's": losses["loss"],
-    }
 
 
 def problem_of_data(trained: dict, name: str, loaders) -> str:
@@ -237,23 +197,11 @@ def check_losses(name: str, model, checkpoint: dict, loaders, measured: dict, mn
     if target.better_than:
         found["both losses"] = compare(name, target.better_than, measured)
     if TABLE[name].data == "MNIST":
-        loss, reconstruction = measured[name]["valid"], mnist_losses(recon).reconstruction
-        mean = mean_image_loss(loaders, lambda *both: (None, {"loss": reconstruction(*both).mean().item()}))
+        loss, reconstruction = measured[name]["test"], mnist_losses(recon).reconstruction
+        mean = mean_image_loss(loaders[::2], lambda *both: (None, {"loss": reconstruction(*both).mean().item()}))
         text = f"{loss['sum']:.4g} {loss['recon is']} per image, the mean image's {mean:.4g}"
         found["test loss"] = loss["sum"] < mean, text
     return found
-
-
-def problem_of_losses(losses: dict, checkpoint: dict) -> str:
-    """How the losses that the weights give differ from those that the checkpoint claims, or ""."""
-    for key, found in losses["valid"].items():
-        claimed, sampled = checkpoint[f"valid_{key}"], "kl" in losses["valid"] and key != "kl"
-        if not abs(found - claimed) <= (SAMPLED_TOLERANCE if sampled else LOSS_TOLERANCE) * abs(found):
-            return f"they give a validation {key} of {found:.6g}, but {claimed:.6g} is claimed"
-    found, claimed = losses["train"]["loss"], checkpoint["train_loss"]
-    if not found <= (1 + TRAIN_TOLERANCE) * claimed:
-        return f"they give a train loss of {found:.6g}, but {claimed:.6g} is claimed as the mean over the epoch"
-    return ""
 
 
 def check_retrained(name: str, checkpoint: dict, run: Callable) -> dict:
@@ -263,7 +211,7 @@ def check_retrained(name: str, checkpoint: dict, run: Callable) -> dict:
     flags = {flag: settings.get(flag) for flag in RETRAIN_FLAGS}
     flags |= {"epochs": settings.get("epochs", count), "patience": count}
     argv = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items() if value is not None]
-    argv += ["--amp"] if settings.get("amp") else []
+    argv += [f"--{switch}" for switch in RETRAIN_SWITCHES if settings.get(switch)]
     if settings.get("processes") or type(flags["epochs"]) is not int or not 0 < flags["epochs"] <= MAX_EPOCHS:
         problem = f"not to be trained anew: several processes, or more than {MAX_EPOCHS} epochs"
         return {"trained anew": (False, problem)}
@@ -278,12 +226,3 @@ def check_retrained(name: str, checkpoint: dict, run: Callable) -> dict:
     loss = min(row["valid_loss"] for row in history[:count])
     passed = abs(loss - claimed) <= RETRAIN_TOLERANCE * loss
     return {"trained anew": (passed, f"validation loss {loss:.6g} in {count} epochs, claimed {claimed:.6g}")}
-
-
-def compare(name: str, other: str, measured: dict) -> tuple[bool, str]:
-    """(whether a model's losses are below another's, on both splits; which they are)."""
-    if other not in measured:
-        return False, f"those of {other} could not be computed"
-    losses = [[measured[model][split]["recon/pixel"] for model in (name, other)] for split in ("train", "valid")]
-    found = ", ".join(f"{ours:.6f} against {theirs:.6f}" for ours, theirs in losses)
-    return all(ours < theirs for ours, theirs in losses), found

@@ -132,6 +132,32 @@ def plot_latents(kl, z, posterior, prior, path, title: str) -> None:
     _save(figure, path, title)
 
 
+PANELS = {  # of `plot_rate_distortion`: {(x, y): their labels}
+    ("rate", "distortion"): ("rate (KL), nats per image", "distortion (cross-entropy), nats per image"),
+    ("bound", "asked"): ("bound = rate + distortion, nats per image", "samples read as the digit asked for"),
+    ("bound", "spread"): ("bound = rate + distortion, nats per image", "spread of samples (validation digits: 1)"),
+}
+
+
+def plot_rate_distortion(lines: dict[str, list[dict]], path, title: str) -> None:
+    """Trainings {name: [{"rate", "distortion", "bound", "asked", "spread", "beta"}, ...]}, a line each: distortion
+    against rate, and against the bound what samples are read as (perhaps None) and how much they differ."""
+    figure, axes = _figure(14, 4.8, columns=3)
+    for name, rows in lines.items():
+        style = {"marker": "o" if len(rows) > 1 else "*", "markersize": 5 if len(rows) > 1 else 14}
+        for plot, (x, y) in zip(axes, PANELS, strict=True):
+            shown = [row for row in rows if row[y] is not None]
+            plot.plot([row[x] for row in shown], [row[y] for row in shown], label=name, **style)
+        for row in rows:
+            axes[0].annotate(f"β {row['beta']:g}", (row["rate"], row["distortion"]), (5, 5), textcoords="offset points")
+    for plot, (xlabel, ylabel) in zip(axes, PANELS.values(), strict=True):
+        plot.set(xlabel=xlabel, ylabel=ylabel)
+        plot.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(lines))
+    figure.suptitle(title)
+    _save(figure, path, title)
+
+
 def _figure(width, height, columns=1):
     figure = _empty_figure(width * DPI, height * DPI)
     figure.set_layout_engine("constrained")

@@ -15,6 +15,8 @@ FLOWERS_HELP = "one sub-folder of images a class, instead of ./flowers"
 MNIST_HELP = "folder that holds MNIST/raw/, instead of ./mnist"
 SPIN_VARIABLES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # of the environment: how threads wait for each other
 SPIN_COUNT = "100"  # turns of a loop, a few microseconds
+SAMPLERS = {"normal": "N(0, I)", "gaussian": "a fitted Gaussian", "gmm": "a fitted mixture"}  # of latent vectors
+READ_BY_EVALUATE = {"evaluate", "nll_samples", "model", "seed", "device", "data", "data_root", "output_root"}  # flags
 MAX_INT = 2**63 - 1  # what seeds and sizes are stored in
 SCRIPT_OF = {"MLPAE": "MLPAE_train_script.py", "CVAE": "main.py"}  # whose models these are
 SCRIPT_OF |= dict.fromkeys(("GAN", "DDPM", "Classifier"), "train_script.py")
@@ -137,6 +139,30 @@ def add_torch_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("hardware")
     group.add_argument("--device", metavar="NAME", default="auto", help="cuda, mps or cpu; auto: the first there is")
     group.add_argument("--amp", action="store_true", help="bfloat16 where it is precise enough, on any device")
+
+
+def add_sampler_flag(group, fitted_to: str) -> None:
+    """--sampler, for a group of flags."""
+    text = f"of latent vectors: N(0, I), or a Gaussian, or a mixture of ten, fitted to the training {fitted_to}"
+    group.add_argument("--sampler", choices=list(SAMPLERS), default="normal", help=text)
+
+
+def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """--evaluate and --nll-samples."""
+    group = parser.add_argument_group("likelihood")
+    group.add_argument("--evaluate", action="store_true", help="instead of training, estimate the likelihood of images")
+    group.add_argument("--nll-samples", metavar="K", type=positive_int, default=1000, help="latent vectors an image")
+
+
+def check_mode(parser: argparse.ArgumentParser, args, mode: str, read: set[str]) -> None:
+    """End with status 2 where a flag that asks for a trained model, as --evaluate does, is beside those of a training;
+    read: the names of the flags that it heeds."""
+    ignored = sorted(set(given(parser, args)) - read) if vars(args)[mode] else []
+    if ignored:
+        flag, mode = (name.replace("_", "-") for name in (ignored[0], mode))
+        parser.error(f"argument --{flag}: --{mode} does not train, it would be ignored; leave out one of them")
+    if mode == "evaluate" and args.nll_samples != parser.get_default("nll_samples") and not args.evaluate:
+        parser.error("argument --nll-samples: it is for --evaluate")
 
 
 def folder(text: str) -> Path:

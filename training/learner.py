@@ -61,6 +61,10 @@ class TorchLearner:
         batch = self.inputs(images, labels)
         return self.measure(self.saved(*batch), batch[0])[1]
 
+    def load_weights(self, weights: dict) -> None:
+        """Validate these weights from now on."""
+        self.saved.load_state_dict(weights)
+
     def state_dict(self) -> dict:
         """All that the next step depends on; the weights on the CPU, to open without a GPU."""
         state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}

@@ -21,13 +21,14 @@ def fit(args, about: dict, loaders, learner) -> dict:
     """Train to args.epochs, or until args.patience epochs in a row brought no better validation loss.
 
     about: what the checkpoints say beside the weights: model, config, data; settings: what else --resume must keep.
-    loaders: one of (images, labels) to train on, one to validate on.
+    loaders: one of (images, labels) to train on, one to validate on, and perhaps one to test the best weights on, once.
     learner: has train_step(images, labels, epoch) and valid_step(images, labels), which return {"loss": mean over the
     batch, ...}; state_dict() -> {"state_dict": weights, and all else that the next step depends on}, and
-    load_state_dict(that); suffix: of the checkpoint files, ".pkl" or ".pth".
+    load_state_dict(that); load_weights(weights), for the test; suffix: of the checkpoint files, ".pkl" or ".pth".
 
-    Returns the best checkpoint with the whole history, one dict an epoch: epoch, train_loss, valid_loss, ...; processes
-    other than rank 0 do without the weights. Raises UserError where a loss is not finite, or --resume does not fit.
+    Returns the best checkpoint with the whole history, one dict an epoch: epoch, train_loss, valid_loss, ..., and with
+    test_loss, ... and test_images where there is a test; processes other than rank 0 do without the weights. Raises
+    UserError where a loss is not finite, or --resume does not fit.
     """
     folder, started, history = args.output_root / "models", time.perf_counter(), []
     best_path, last_path = (folder / f"{kind}Model_{about['model']}{learner.suffix}" for kind in ("Best", "Last"))
@@ -41,7 +42,7 @@ def fit(args, about: dict, loaders, learner) -> dict:
         if not history:
             _keep_replaced(best_path, last_path, about["data"])
             _save(best_path, last_path, about, learner, history)  # from now on --resume means this run
-        batches = (args.epochs - len(history)) * sum(map(len, loaders))
+        batches = (args.epochs - len(history)) * sum(map(len, loaders[:2])) + sum(map(len, loaders[2:]))
         with tqdm(total=batches, unit="batch", disable=rank() > 0 or None, dynamic_ncols=True) as bar:
             while len(history) < args.epochs and epochs_since_best(history) < args.patience:
                 with warn_of_waiting(vars(args).get("device", "cpu")):
@@ -49,13 +50,11 @@ def fit(args, about: dict, loaders, learner) -> dict:
                 _save(best_path, last_path, about, learner, [*history, row])
                 history.append(row)
                 log(epoch_line(history))
-        if rank():
-            return {**about, "history": history}
-        best = {**load_checkpoint(best_path, MADE_BY), "history": history}  # for the loss curves
-        save_checkpoint(best_path, best)
-    if len(history) < args.epochs:
-        print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
-    print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
+            best = _finish(best_path, {**about, "history": history}, loaders[2:], learner, bar)
+    if rank() == 0:
+        if len(history) < args.epochs:
+            print(f"stopped early: no better validation loss within --patience {args.patience}", file=sys.stderr)
+        print(f"finished after {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return best
 
 
@@ -147,6 +146,20 @@ def _epoch(seed, epoch, loaders, learner, bar):
     return row
 
 
+def _finish(path, about, test_loaders, learner, bar):
+    """The best checkpoint with the whole history, for the loss curves, and where there are images that decided nothing
+    with the losses of these, with the random numbers of a validation."""
+    best = about if rank() else {**load_checkpoint(path, MADE_BY), "history": about["history"]}
+    for loader in test_loaders:
+        learner.load_weights(broadcast(best.get("state_dict")))
+        seed_everything(about["seed"])
+        losses = average(learner.valid_step, loader, "test", bar).items()
+        best |= {f"test_{name}": value for name, value in losses} | {"test_images": len(loader.dataset)}
+    if rank() == 0:
+        save_checkpoint(path, best)
+    return best
+
+
 def epochs_since_best(history):
     """How many epochs ago the best validation loss was reached, the earliest of equals."""
     losses = [row["valid_loss"] for row in history]
@@ -179,10 +192,13 @@ def epoch_line(history: list[dict]) -> str:
     return ", ".join([f"Epoch: {epoch[1]}", *fields]) + (" *" if epochs_since_best(history) == 0 else "")
 
 
-def last_line(best: dict, suffix: str) -> str:
-    """The log's last line, of the best checkpoint and the suffix of its file."""
+def last_lines(best: dict, suffix: str) -> list[str]:
+    """The log's last lines, of the best checkpoint and the suffix of its file."""
     file = f"models/BestModel_{best['model']}{suffix}"
-    return f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {file}"
+    lines = [f"Best Valid Loss: {best['valid_loss']:.6f} (epoch {best['epoch']}), saved to {file}"]
+    if "test_loss" in best:
+        lines.append(f"Test Loss: {best['test_loss']:.6f} (epoch {best['epoch']}, {best['test_images']} images)")
+    return lines
 
 
 def _resume(path: Path, best_path: Path, settings, learner):

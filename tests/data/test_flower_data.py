@@ -13,7 +13,7 @@ from helpers import REAL_FLOWERS, needs_flowers
 from PIL import Image
 
 import datasets
-from data import create_flower_dataloaders, describe, mean_image_loss, output_root
+from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
 from training import PROJECT, UserError
 
@@ -86,7 +86,10 @@ def test_labels_follow_the_folders_whose_names_cannot_forge_a_line_of_the_log(tm
 
 
 def test_half_of_the_training_images_are_mirrored_each_time_anew(tiny_flowers):
-    plain, mirrored = (create_flower_dataloaders(16, tiny_flowers, mirror=mirror) for mirror in (False, True))
+    plain, mirrored = (
+        create_flower_dataloaders(16, tiny_flowers),
+        create_flower_dataloaders(16, tiny_flowers, transform=mirror),
+    )
     original, labels = plain[0].dataset[:]
     torch.manual_seed(0)
     shares = []

@@ -38,11 +38,11 @@ def no_data(monkeypatch, tmp_path):
 
 
 def test_batches_are_floats_in_the_unit_interval_in_a_new_order_each_epoch(tiny_mnist):
-    train, test = create_mnist_dataloaders(64, str(tiny_mnist))
+    train, valid, test = create_mnist_dataloaders(64, str(tiny_mnist))
     assert isinstance(train, torch.utils.data.DataLoader)
-    assert [len(images) for images, _ in train] == [64, 64, 64, 64, 44]
-    assert [len(images) for images, _ in test] == [100]
-    for images, labels in (*train, *test):
+    assert [len(images) for images, _ in train] == [64, 64, 64, 64, 19]
+    assert [len(images) for loader in (valid, test) for images, _ in loader] == [25, 100]
+    for images, labels in (*train, *valid, *test):
         assert (images.shape[1:], images.dtype, labels.dtype) == ((1, 28, 28), torch.float32, torch.int64)
         assert images.min() == 0
         assert 0.9 < images.max() <= 1
@@ -55,20 +55,41 @@ def test_batches_are_floats_in_the_unit_interval_in_a_new_order_each_epoch(tiny_
 
 def test_the_files_bytes_arrive_in_order(tiny_mnist):
     raw, loaders = tiny_mnist / "MNIST" / "raw", create_mnist_dataloaders(64, tiny_mnist)
-    for split, loader in zip(("train", "t10k"), loaders, strict=True):
-        assert (raw / f"{split}-images-idx3-ubyte").read_bytes()[16:] == loader.dataset.images.numpy().tobytes()
-        assert [*(raw / f"{split}-labels-idx1-ubyte").read_bytes()[8:]] == loader.dataset.labels.tolist()
+    for split, parts in (("train", loaders[:2]), ("t10k", loaders[2:])):  # the last ones are to validate on
+        images, labels = (
+            torch.cat(part) for part in zip(*((p.dataset.images, p.dataset.labels) for p in parts), strict=True)
+        )
+        assert (raw / f"{split}-images-idx3-ubyte").read_bytes()[16:] == images.numpy().tobytes()
+        assert [*(raw / f"{split}-labels-idx1-ubyte").read_bytes()[8:]] == labels.tolist()
     assert describe(*loaders).startswith("MNIST-like images, 400 images of 10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)")
-    assert " at 28x28, 300 train / 100 valid, fixed split" in describe(*loaders)
+    assert " at 28x28, 275 train / 25 valid / 100 test, fixed split" in describe(*loaders)
 
 
 @needs_mnist
 def test_the_real_data():
-    train, test = create_mnist_dataloaders(128, data="real")
-    assert describe(train, test).startswith("MNIST, 70000 images ")
-    assert "60000 train / 10000 valid, official split" in describe(train, test)
+    loaders = train, valid, test = create_mnist_dataloaders(128, data="real")
+    assert describe(*loaders).startswith("MNIST, 70000 images ")
+    assert "55000 train / 5000 valid / 10000 test, official split" in describe(*loaders)
     assert [loader.dataset.labels[:5].tolist() for loader in (train, test)] == [[5, 0, 4, 1, 9], [7, 2, 1, 0, 4]]
-    assert (train.dataset.images / 255.0).mean() == pytest.approx(0.1307, abs=1e-4)
+    assert (torch.cat([train.dataset.images, valid.dataset.images]) / 255.0).mean() == pytest.approx(0.1307, abs=1e-4)
+
+
+def test_binarized_digits_are_drawn_anew_to_train_on_and_once_for_the_others(tiny_mnist):
+    grey = [loader.dataset[:][0] for loader in create_mnist_dataloaders(64, tiny_mnist)]
+    loaders, again = (create_mnist_dataloaders(64, tiny_mnist, binarized=True) for _ in range(2))
+    assert loaders[0].dataset.info["name"] == "MNIST-like images, binarized"
+    for part, (loader, other) in enumerate(zip(loaders, again, strict=True)):
+        draws = [loader.dataset[:][0] for _ in range(200)]
+        assert draws[0].unique().tolist() == [0, 1]
+        assert torch.equal(draws[0], draws[1]) == torch.equal(draws[0], other.dataset[:][0]) == (part > 0)
+        if part == 0:
+            mean, error = torch.stack(draws).mean(dim=0), (grey[0] * (1 - grey[0]) / 200).sqrt()
+            assert ((mean - grey[0]).abs() <= 6 * error).all()
+        certain = (grey[part] == 0) | (grey[part] == 1)
+        assert torch.equal(draws[0][certain], grey[part][certain])
+    for part in (1, 2):  # the mean of what was drawn once, over as many pixels
+        uncertain = (grey[part] * (1 - grey[part])).sum().sqrt()
+        assert (loaders[part].dataset[:][0] - grey[part]).sum().abs() < 4 * uncertain
 
 
 def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_data, capsys):
@@ -77,7 +98,7 @@ def test_without_data_and_network_digits_stand_in_and_the_reason_is_one_line(no_
     assert "\n" not in str(caught[0].message)
     assert describe(*loaders).startswith("synthetic digits, a procedural stand-in for the real ones (")
     assert ", 70 images of 10 " in describe(*loaders)
-    assert "60 train / 10 valid" in describe(*loaders)
+    assert "55 train / 5 valid / 10 test" in describe(*loaders)
     assert capsys.readouterr().out == ""
     assert not (no_data / "mnist").exists()  # an empty folder would stand in the way of a link to the data
     with pytest.raises(UserError, match="no MNIST in .*refused.*--data synthetic"):
@@ -100,7 +121,7 @@ def test_what_a_failed_download_left_behind_changes_nothing(no_data, name):
     raw.mkdir(parents=True)
     (raw / name).write_bytes(b"<html>please log in</html>")
     with pytest.warns(UserWarning, match=f"holds {name}, but no .*download failed.*stand in"):
-        train, _ = create_mnist_dataloaders(16)
+        train, *_ = create_mnist_dataloaders(16)
     assert train.dataset.info["name"] == "synthetic digits"
 
 
@@ -118,7 +139,7 @@ def test_what_is_missing_is_downloaded_and_the_log_stays_clean(raw, tmp_path, mo
         mnist = import_torchvision().datasets.MNIST
         monkeypatch.setattr(mnist, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(mnist, "resources", resources)
-        train, _ = create_mnist_dataloaders(16, fresh, data="real")
+        train, *_ = create_mnist_dataloaders(16, fresh, data="real")
         server.shutdown()
     assert capsys.readouterr().out == ""
     assert torch.equal(train.dataset.images, create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset.images)
@@ -133,8 +154,8 @@ def test_other_files_are_not_called_mnist_and_have_another_fingerprint(raw, tmp_
         train.rename(raw / "swapped")
         test.rename(train)
         (raw / "swapped").rename(test)
-    train, test = create_mnist_dataloaders(16, tmp_path / "mnist")
-    assert (len(train.dataset), len(test.dataset)) == (20, 40)
+    train, valid, test = create_mnist_dataloaders(16, tmp_path / "mnist")
+    assert [len(loader.dataset) for loader in (train, valid, test)] == [19, 1, 40]
     assert train.dataset.info["name"] == before["name"] == "MNIST-like images"
 
 

@@ -9,7 +9,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import model as coursework
-from main import SAMPLES, Losses, latents_and_labels
+from evaluation.digits import SAMPLES, latents_and_labels
+from main import Losses
 from model import MODELS, Decoder, Encoder, build_model
 from training import UserError
 
@@ -69,7 +70,6 @@ def test_halves_of_another_model_are_refused():
 
 def test_a_cvae_takes_halves_of_any_dtype_leaves_them_as_they_are_and_is_precise_under_autocast():
     encoder, decoder = Encoder(784, 16, 3, is_dist=True, has_label=True), Decoder(784, 16, 3, decode_type="CVAE")
-    torch.nn.init.normal_(encoder.hidden.label.weight)  # as after a training
     for dtype in (torch.float32, torch.float64):
         xs, ys = torch.rand(8, 1, 28, 28, dtype=dtype), torch.arange(8)
         expected = encoder.to(dtype)(xs, ys)[0]
@@ -110,6 +110,28 @@ def test_the_losses_by_hand_as_means_over_the_images(count):
     assert metrics == pytest.approx({"loss": mse + 3 * kl, "recon": mse, "kl": kl}, abs=1e-6)
     for recon, expected in (("mse", mse / 2), ("bce", bce)):  # the AE's: per pixel, and per image in nats
         assert Losses(recon, beta=None)(outputs[0], xs)[1] == pytest.approx({"loss": expected}, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["VAE", "CVAE"])
+def test_one_importance_sample_is_the_vae_and_more_never_make_the_bound_worse(name):
+    model, (xs, ys) = build_model(name, 32, 5).double(), (torch.rand(64, 1, 28, 28).double(), torch.arange(64) % 10)
+    batch, labels = (xs, ys) if model.has_label else (xs,), ys if model.has_label else None
+    mu, sigma = model.encoder(*batch)
+    zs = mu + sigma * torch.randn_like(mu)
+    reconstructions, gradients, losses = model.decoder(zs, ys=labels).view_as(xs), [], []
+    for outputs in ((reconstructions, mu, sigma), (reconstructions[None], mu, sigma, zs[None])):
+        loss, metrics = Losses(beta=1.5)(outputs, xs, kl_weight=2.5)
+        losses.append([loss.item(), *metrics.values()])
+        gradients.append(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    bounds = []
+    for model.samples in (1, 4, 16):
+        bounds.append(sum(Losses()(model(*batch), xs)[1]["loss"] for _ in range(30)) / 30)
+    assert bounds[0] > bounds[1] > bounds[2]
+    assert model(*batch)[0].shape == (16, *xs.shape)
+    assert model(*batch)[3].shape == (16, 64, 5)
 
 
 @pytest.mark.parametrize("recon", ["bce", "mse"])

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 import main
 from data import create_mnist_dataloaders
 from datasets.synthetic import make_digits
+from evaluation import digits
 from evaluation.models import load_model
 from training import UserError
 from training.checkpoints import save_checkpoint
@@ -53,7 +54,7 @@ def shown(monkeypatch):
     """{file name: the arguments} of the grids that main.py plots, which are not written."""
     grids = {}
     for plot, place in (("plot_samples", 1), ("plot_reconstructions", 2)):  # of the path among the arguments
-        monkeypatch.setattr(main, plot, lambda *args, place=place, **_: grids.update({args[place].name: args}))
+        monkeypatch.setattr(digits, plot, lambda *args, place=place, **_: grids.update({args[place].name: args}))
     return grids
 
 
@@ -84,7 +85,8 @@ def test_the_log_and_the_figures(name, trained_mnist):
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert re.fullmatch(r"Warning: the best .* is \d.*, and answering every image with the mean one gives \d.*", log[6])
     assert re.fullmatch(rf"Best Valid Loss: {NUMBER} \(epoch \d\), saved to models/BestModel_MNIST_{name}.pth", log[7])
-    assert len(log) == 8
+    assert re.fullmatch(rf"Test Loss: {NUMBER} \(epoch \d, 100 images\)", log[8])
+    assert len(log) == 9
     assert {path.name for path in (root / "vis").glob(f"*_{name}[_.]*")} == FIGURES[name]
     for figure in FIGURES[name]:
         assert_figure(root / "vis" / figure)
@@ -95,16 +97,19 @@ def test_the_checkpoint_says_what_it_is_and_its_loss_can_be_found_again(name, tr
     root, runs = trained_mnist
     model, checkpoint = load_model(f"MNIST_{name}", root)
     assert (checkpoint["model"], checkpoint["data"]["name"]) == (f"MNIST_{name}", "MNIST-like images")
-    assert checkpoint["config"] == {"hidden_size": 16, "latent_size": 3}
+    assert checkpoint["config"] == {"hidden_size": 16, "latent_size": 3, **({} if name == "AE" else {"samples": 1})}
     assert (checkpoint["seed"], len(checkpoint["history"])) == (0, 3)
     best = min(runs[name][0], key=lambda row: row["valid_loss"])
     assert {key: checkpoint[key] for key in best} == best
-    seed_everything(0)  # as each validation does, before it asks for its only batch
-    [(images, labels)] = create_mnist_dataloaders(128, tiny_mnist)[1]
-    with torch.no_grad():
-        outputs = model(images, labels) if name == "CVAE" else model(images)
-    _, metrics = main.Losses(*(("mse", None) if name == "AE" else ("bce", 1.0)))(outputs, images)
-    assert metrics["loss"] == pytest.approx(checkpoint["valid_loss"], rel=1e-6)
+    for part, loader in zip(("valid", "test"), create_mnist_dataloaders(128, tiny_mnist)[1:], strict=True):
+        seed_everything(0)  # as each validation does, before it asks for its only batch
+        [(images, labels)] = loader
+        with torch.no_grad():
+            outputs = model(images, labels) if name == "CVAE" else model(images)
+        _, metrics = main.Losses(*(("mse", None) if name == "AE" else ("bce", 1.0)))(outputs, images)
+        for metric, value in metrics.items():
+            assert value == pytest.approx(checkpoint[f"{part}_{metric}"], rel=1e-6)
+    assert checkpoint["test_images"] == 100
 
 
 @all_models
@@ -151,6 +156,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights_log_and_film(
         (["--recon", "mse"], "recon was bce, now mse"),
         (["--beta", 2], "beta was 1.0, now 2.0"),
         (["--kl-peak", 2], "kl_peak was 1.0, now 2.0"),
+        (["--samples", 2], "samples was 1, now 2"),
+        (["--binarize"], "binarize was False, now True.*data was .* binarized"),
         (["--epochs", 4], "epochs was 3, now 4"),
         (["--gif"], "not filmed; .*--gif or --resume"),
     ],
@@ -171,6 +178,7 @@ def test_the_kl_weighs_most_half_way_through_the_training_but_not_in_the_log(run
     weights, losses = [], main.Losses.__call__
     monkeypatch.setattr(main.Losses, "__call__", lambda *args: weights.extend(args[3:]) or losses(*args))
     history, _ = run("CVAE", "--epochs", 8, "--beta", 0.5, "--kl-peak", 4)
+    del weights[-1]  # of the test
     assert weights[0] == 0.5
     assert max(weights) == pytest.approx(2)
     assert weights.index(max(weights)) == pytest.approx(len(weights) / 2, abs=1)
@@ -219,7 +227,7 @@ def test_it_runs_on_the_stand_in_and_says_so(stand_in, tmp_path, shown):
     _, log = logged(main.main, "--model", "CVAE", "--data", "synthetic", *flags)
     assert log[0].startswith("Data: synthetic digits, a procedural stand-in for the real ones (its results go to ./")
     assert "400 images of 10 classes" in log[0]
-    assert "300 train / 100 valid" in log[0]
+    assert "275 train / 25 valid / 100 test" in log[0]
     assert best_checkpoint(tmp_path, "MNIST_CVAE")["data"]["name"] == "synthetic digits"
     assert "trained on synthetic digits" in shown["mnist_CVAE_samples.png"][2]
 
@@ -230,3 +238,41 @@ def test_weights_whose_latent_vectors_are_not_finite_are_an_error(plot, copied):
     save_checkpoint(copied / "models" / "BestModel_MNIST_AE.pth", checkpoint)
     with pytest.raises(UserError, match="weights of AE are damaged"):
         plot("AE")
+
+
+def test_importance_weighted_training_on_binarized_digits(run, tiny_mnist, tmp_path):
+    history, log = run("VAE", "--binarize", "--samples", 4, "--sampler", "gmm")
+    assert log[0].startswith("Data: MNIST-like images, binarized, 400 images")
+    assert "binarize True, samples 4" in log[2]
+    for row in history:
+        assert row["valid_loss"] < row["valid_recon"] + row["valid_kl"]  # the bound of one sample
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    checkpoint = best_checkpoint(tmp_path, "MNIST_VAE")
+    assert (checkpoint["config"]["samples"], checkpoint["settings"]["binarize"]) == (4, True)
+    assert_figure(tmp_path / "vis" / "mnist_VAE_samples_gmm.png")
+    flags = ["--data-root", tiny_mnist, "--output-root", tmp_path, "--evaluate", "--nll-samples", 50]
+    estimate, lines = logged(main.main, "--model", "VAE", *flags)
+    assert lines[0].startswith("Data: 100 test images of MNIST-like images, binarized, fingerprint ")
+    assert re.fullmatch(
+        r"NLL: \d+\.\d\d \+- \d+\.\d\d nats per image \(importance .*, 50 samples, 100 images\)", lines[2]
+    )
+    assert re.fullmatch(r"Bound: \d+\.\d\d = Distortion \d+\.\d\d \+ Rate \d+\.\d\d", lines[3])
+    assert len(lines) == 4
+    assert estimate.nll.mean() < (estimate.distortion + estimate.rate).mean()
+
+
+def test_the_likelihood_of_grey_digits_is_called_a_bound(copied, tiny_mnist):
+    flags = ["--data-root", tiny_mnist, "--output-root", copied, "--evaluate", "--nll-samples", 5]
+    before = (copied / "models" / "BestModel_MNIST_CVAE.pth").read_bytes()
+    estimate, lines = logged(main.main, "--model", "CVAE", *flags)
+    assert lines[-1].startswith("Grey pixels: the NLL is an upper bound")
+    checkpoint = best_checkpoint(copied, "MNIST_CVAE")
+    assert (estimate.distortion + estimate.rate).mean().item() == pytest.approx(checkpoint["test_loss"], rel=0.01)
+    assert estimate.rate.mean().item() == pytest.approx(checkpoint["test_kl"], rel=1e-4)
+    assert (copied / "models" / "BestModel_MNIST_CVAE.pth").read_bytes() == before
+
+
+def test_a_fitted_prior_is_like_the_latent_vectors_of_the_training_digits(run, trained_mnist, plot, copied, shown):
+    plot("CVAE", "--sampler", "gaussian", "--labels", 3)
+    assert {"mnist_CVAE_samples_gaussian.png", "mnist_CVAE_labels_gaussian.png"} < shown.keys()
+    assert "z from a fitted Gaussian, seed 0" in shown["mnist_CVAE_samples_gaussian.png"][2]

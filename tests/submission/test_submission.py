@@ -35,7 +35,8 @@ from training.checkpoints import save_checkpoint
 
 pytestmark = pytest.mark.xdist_group("submission")  # one worker checks all of it, and decodes the photographs
 NO_IMAGES = UserError("there are no images")  # in the place of the loaders
-SCRIPTS = submission.Scripts(Losses, None)
+VAE_SIZES = {"encoding_dim": 64, "img_height": 24, "img_width": 24}
+SCRIPTS = submission.Scripts(Losses, None, lambda *_: NO_IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +253,9 @@ def test_hostile_checkpoints_fail_and_run_nothing(tmp_path, monkeypatch):
         ({"settings": None}, "settings"),
         ({"valid_kl": []}, "list|number"),
         ({"config": {"encoding_dim": "64"}}, "configured by encoding_dim,"),
-        ({"config": {"encoding_dim": "64", "img_height": 24, "img_width": 24}}, "encoding_dim"),
+        ({"config": {**VAE_SIZES, "encoding_dim": "64"}}, "encoding_dim"),
         ({"settings": {"beta": -1e9}}, "--beta -1000000000.0"),
+        ({"config": {**VAE_SIZES, "variance": "learned"}}, "variance"),
         (
             {"history": [{"epoch": 1, "train_loss": 1.0, "valid_loss": 1.0}] * 2000},
             r"counts the epochs \[1, 1, 1, 1, 1, ...\]",
@@ -265,7 +267,7 @@ def test_hostile_checkpoints_fail_and_run_nothing(tmp_path, monkeypatch):
 def test_a_checkpoint_of_odd_content_fails_in_its_row(change, words, tmp_path):
     checkpoint = best_checkpoint(PROJECT, "VAE")
     save(tmp_path, "VAE", {**checkpoint, **change})
-    first, *rest = submission.check_model("VAE", tmp_path, NO_IMAGES, {}, SCRIPTS)
+    first, *rest = submission.check_model("VAE", tmp_path, {}, SCRIPTS)
     assert (first.check, first.passed) == ("models/BestModel_VAE.pth", False)
     assert re.search(words, first.found)
     assert [row.check for row in (first, *rest)] == [*submission.plan("VAE")]
@@ -279,7 +281,7 @@ def test_other_layers_and_more_epochs_fail(tmp_path):
     more = [{**last, "epoch": epoch, "valid_loss": 750.0} for epoch in range(epochs + 1, 26)]
     changed = {"config": {**checkpoint["config"], "encoding_dim": 128}, "state_dict": Autoencoder(128).state_dict()}
     save(tmp_path, "AE", {**checkpoint, **changed, "history": [*checkpoint["history"], *more]})
-    rows = {row.check: row for row in submission.check_model("AE", tmp_path, NO_IMAGES, {}, SCRIPTS)}
+    rows = {row.check: row for row in submission.check_model("AE", tmp_path, {}, SCRIPTS)}
     assert rows["models/BestModel_AE.pth"].passed
     assert (rows["epochs"].passed, rows["epochs"].found) == (False, "25")
     found, _, expected = rows["layers"].found.partition(", expected ")
@@ -360,14 +362,14 @@ def test_no_setting_of_a_checkpoint_changes_the_unit_of_its_target(flowers):
 
 def test_an_untrained_model_of_mnist_fails(trained_mnist, tiny_mnist, tmp_path):
     digits = trained_mnist[0], create_mnist_dataloaders(256, tiny_mnist), tmp_path
-    train, test = (loader.dataset.images.double() / 255 for loader in digits[1])
+    train, _, test = (loader.dataset.images.double() / 255 for loader in digits[1])
     mean = (train.mean(dim=0) - test).square().sum().item() / len(test)
     rows, _ = check_changed("MNIST_AE", *digits)
     assert rows["weights"][0]
     torch.manual_seed(0)
     rows, measured = check_changed("MNIST_AE", *digits, state_dict=build_model("AE", 16, 3).state_dict())
     assert [check for check, (passed, _) in rows.items() if not passed] == ["weights", "test loss"]
-    assert measured["valid"]["sum"] > mean
+    assert measured["test"]["sum"] > mean
     assert rows["test loss"][1].endswith(f"{mean:.4g}")
 
 
@@ -474,10 +476,10 @@ def test_a_folder_that_does_not_exist_is_one_line(tmp_path):
 
 
 def test_the_weights_that_the_project_ships_are_recognised(tmp_path):
-    scripts = submission.Scripts(Losses, Mock(side_effect=UserError("no script is run")))
+    scripts = SCRIPTS._replace(run=Mock(side_effect=UserError("no script is run")))
     for name, fingerprint in submission.SHIPPED.items():
         root = hand_in(tmp_path, name)
-        first = submission.check_model(name, root, NO_IMAGES, {}, scripts)[0]
+        first = submission.check_model(name, root, {}, scripts)[0]
         assert first.found.endswith("; these weights come with the project")
         assert models.fingerprint(load_model(name, root)[0]) == fingerprint
     model, _ = load_model("AE", tmp_path)

@@ -10,7 +10,7 @@ from helpers import best_checkpoint, files_below, last_checkpoint
 
 from training import UserError, flags
 from training.checkpoints import load_checkpoint
-from training.loop import fit, last_line, warn_unless_below
+from training.loop import fit, last_lines, warn_unless_below
 
 ABOUT = {"model": "Toy", "config": {"size": 1}, "data": {"name": "numbers", "fingerprint": "0"}}
 TRAIN = [(np.ones(3), None), (np.zeros(1), None)]  # batches of three samples and of one: their mean is 0.75
@@ -41,14 +41,17 @@ class Toy:
     def load_state_dict(self, state):
         self.weight, self.steps = state["state_dict"]["w"].item(), state["steps"]
 
+    def load_weights(self, weights):
+        self.tested = weights["w"].item()
 
-def train(root, learner, *argv, **changed):
+
+def train(root, learner, *argv, loaders=(TRAIN, TRAIN[:1]), **changed):
     """Train for as many epochs as there are validation losses; returns (history, state), what a run ends with."""
     parser = argparse.ArgumentParser()
     flags.add_data_flags(parser)
     flags.add_training_flags(parser, epochs=len(learner.valid_losses), batch_size=4, lr=0.5, patience=3)
     args = parser.parse_args(["--output-root", str(root), *argv])
-    best = fit(args, {**ABOUT, **changed}, (TRAIN, TRAIN[:1]), learner)
+    best = fit(args, {**ABOUT, **changed}, loaders, learner)
     return best["history"], (learner.weight, learner.steps)
 
 
@@ -63,7 +66,20 @@ def test_the_log_and_the_best_model(tmp_path, capsys):
     assert best["history"] == last["history"] == history
     assert best["state_dict"]["w"] < last["state_dict"]["w"] == weight
     assert (best["data"], last["steps"], steps) == (ABOUT["data"], 6, 6)
-    assert last_line(best, ".pth") == "Best Valid Loss: 0.250000 (epoch 2), saved to models/BestModel_Toy.pth"
+    assert last_lines(best, ".pth") == ["Best Valid Loss: 0.250000 (epoch 2), saved to models/BestModel_Toy.pth"]
+
+
+def test_the_best_weights_are_tested_once_after_the_training(tmp_path):
+    test_loader = type("Loader", (list,), {"dataset": range(3)})(TRAIN[:1])
+    learner = Toy([0.5, 0.25, 0.375])
+    history, (weight, _) = train(tmp_path, learner, loaders=(TRAIN, TRAIN[:1], test_loader))
+    best = best_checkpoint(tmp_path, "Toy")
+    assert learner.tested == best["state_dict"]["w"].item() != weight
+    assert [where for where, _ in learner.drawn].count("validation") == len(history) + 1
+    assert learner.drawn[-1] == learner.drawn[2]  # with the random numbers of a validation
+    assert (best["test_loss"], best["test_kl"], best["test_images"]) == (0.375, 0.125, 3)  # as the Toy's last one
+    assert last_lines(best, ".pth")[1] == "Test Loss: 0.375000 (epoch 2, 3 images)"
+    assert "test_loss" not in last_checkpoint(tmp_path, "Toy")
 
 
 def test_every_validation_draws_the_same_numbers_and_no_epoch_those_of_another(tmp_path):

@@ -1,0 +1,127 @@
+"""The figures of main.py: what the trained models of MNIST make of test digits, and of random latent vectors."""
+
+import torch
+from torch.nn.functional import mse_loss
+
+from data import output_root
+from evaluation.models import loss_unit, name_model, name_source, three_digits
+from evaluation.sampling import BATCH, between, fit_prior, interpolate, manifold, project, sample_latents
+from model import CLASSES
+from training import UserError
+from training.figures import plot_latent_space, plot_losses, plot_reconstructions, plot_samples
+from training.flags import SAMPLERS
+from training.learner import TorchLearner
+
+EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to sample
+FITTED_TO = 10_000  # training digits at most; more would take longer and change little
+STEPS, HANDS, MANIFOLD = 10, 5, 20  # digits of an interpolation, rows for --labels, side of the manifold
+
+
+class FilmedLearner(TorchLearner):
+    """Keeps frames: what the same latent vectors turn into, before the training and after each epoch."""
+
+    def __init__(self, zs, ys, model, *args):
+        super().__init__(model, *args)
+        device = next(model.parameters()).device
+        self.latents, self.frames = (zs.to(device), ys if ys is None else ys.to(device)), []
+
+    def shoot(self) -> None:
+        """Add a frame."""
+        self.frames.append(self.model.decode(*self.latents).cpu())
+
+    def train_step(self, images, labels, epoch):
+        """One step, with a frame before the first one of each epoch."""
+        if len(self.frames) < epoch:
+            self.shoot()
+        return super().train_step(images, labels, epoch)
+
+    def state_dict(self):
+        """With the frames, for --resume."""
+        return {**super().state_dict(), "frames": self.frames}
+
+    def load_state_dict(self, state):
+        """Raises ValueError where the run was not filmed."""
+        if "frames" not in state:
+            raise ValueError("it was not filmed; leave out --gif or --resume")
+        super().load_state_dict(state)
+        self.frames = state["frames"]
+
+
+def latents_and_labels(model, seed: int, prior=None):
+    """SAMPLES latent vectors from N(0, I), or from another prior, and their labels or None: for the CVAE, ten rows, one
+    for each digit, with the same latent vectors in every row."""
+    zs = torch.randn(SAMPLES, model.encoder.mu.out_features, generator=torch.Generator().manual_seed(seed))
+    if prior:
+        zs = sample_latents(prior, SAMPLES, seed)
+    if not model.has_label:
+        return zs, None
+    hands = SAMPLES // CLASSES
+    return zs[:hands].repeat(CLASSES, 1), torch.arange(CLASSES).repeat_interleave(hands)
+
+
+@torch.no_grad()
+def fit_digits(sampler: str, model, train_set, seed: int):
+    """The distribution of latent vectors that --sampler names, fitted to those of the training digits: a VAE's are
+    samples of q(z|x). None for N(0, I)."""
+    if sampler == "normal":
+        return None
+    torch.manual_seed(seed)
+    parts = zip(*(part.cpu().split(BATCH) for part in train_set[:FITTED_TO]), strict=True)
+    codes = [model.encode(xs, ys if model.has_label else None, sampled=True) for xs, ys in parts]
+    return fit_prior(sampler, torch.cat(codes))
+
+
+def plot_all(args, model, checkpoint: dict, loaders) -> None:
+    """Every figure of a trained model."""
+    trained_on, latents = checkpoint["data"]["name"], f"{checkpoint['config']['latent_size']} latents"
+    path = args.output_root / "vis" / f"loss_MNIST_{args.model}.png"
+    title = f"{args.model}, {latents}, on {trained_on}"
+    plot_losses(checkpoint["history"], path, title, loss_unit(checkpoint["model"], checkpoint["settings"]))
+    name = f"{name_model(checkpoint)}\n{latents}"
+    prior = fit_digits(args.sampler, model, loaders[0].dataset, args.seed)
+    plot_random(args, model, f"{name}, trained on {trained_on}", prior)
+    test_set = loaders[-1].dataset
+    args.output_root = output_root(args.output_root, test_set.info, checkpoint["data"])
+    plot_test_set(args, model, test_set, f"{name}, test images of {name_source(test_set.info, checkpoint)}")
+
+
+def plot_test_set(args, model, test_set, title: str) -> None:
+    """Reconstructions, latent space and, for the VAE, interpolations."""
+    images, digits = test_set.to("cpu")[:]
+    ys = digits if model.has_label else None
+    codes = model.encode(images, ys)
+    if not codes.isfinite().all():
+        raise UserError(f"the weights of {args.model} are damaged, its latent vectors not finite; train it anew")
+    reconstructions = model.decode(codes, ys)
+    error = f"mean squared error of the whole test set {three_digits(mse_loss(reconstructions, images).item())}"
+    shown = images[:EXAMPLES].numpy(), reconstructions[:EXAMPLES].numpy()
+    plot_reconstructions(*shown, figure_path(args, "reconstruction"), f"{title}\n{error}")
+    axis = "latent dimension" if codes.shape[1] <= 2 else "principal component"
+    plot_latent_space(project(codes).numpy(), digits.numpy(), figure_path(args, "latent"), title, axis)
+    if model.is_dist and not model.has_label:
+        walks = between(images[:EXAMPLES], model.decode(interpolate(codes[:EXAMPLES], STEPS))).numpy()
+        title += ": from one (left) to another (right) in equal steps between the means of q(z|x)"
+        plot_samples(walks, figure_path(args, "interpolation"), title, STEPS + 2)
+
+
+def plot_random(args, model, title: str, prior) -> None:
+    """Random digits; with --labels, those digits in several hands; and the whole latent space, where it is a plane."""
+    zs, ys = latents_and_labels(model, args.seed, prior)
+    kind, source = (f"_{args.sampler}", SAMPLERS[args.sampler]) if prior else ("", "N(0, 1)")
+    sampled = f"{title}: z from {source}, seed {args.seed}"
+    row_labels = None if ys is None else [str(digit) for digit in range(10)]
+    sampled_by_row = sampled if ys is None else f"{sampled}, the same down each column"
+    plot_samples(model.decode(zs, ys).numpy(), figure_path(args, f"samples{kind}"), sampled_by_row, labels=row_labels)
+    if args.labels:
+        hands, ys = zs[:HANDS].repeat_interleave(len(args.labels), dim=0), ys.new_tensor(args.labels).repeat(HANDS)
+        written = model.decode(hands, ys).numpy()
+        plot_samples(written, figure_path(args, f"labels{kind}"), f"{sampled}, one a row", len(args.labels))
+    if model.is_dist and not model.has_label and zs.shape[1] == 2:
+        plane = model.decode(manifold(MANIFOLD)).numpy()
+        title = f"{title}: z at evenly spaced quantiles of N(0, 1)"
+        plot_samples(plane, figure_path(args, "manifold"), title, MANIFOLD)
+
+
+def figure_path(args, name: str, suffix: str = "png"):
+    """The path of one of the model's figures."""
+    return args.output_root / "vis" / f"mnist_{args.model}_{name}.{suffix}"
