@@ -79,7 +79,7 @@ from data import create_mnist_dataloaders, describe, mean_image_loss, output_roo
 from evaluation.digits import FilmedLearner, figure_path, latents_and_labels, plot_all
 from evaluation.likelihood import describe_estimate, describe_grey, estimate_likelihood, log_ratio
 from evaluation.models import load_model, name_model
-from model import build_model
+from model import BLOCKS, build_model
 from training import UserError
 from training.distributed import init_distributed, rank, rank_0_first
 from training.figures import plot_film
@@ -157,7 +157,7 @@ class Losses:
 def build_learner(args, config: dict, steps: int) -> TorchLearner:
     """Model, loss, optimizer and schedule, for so many steps in all."""
     model = build_model(args.model, **config).to(args.device)
-    hidden, parameters = f"{args.hidden_size} -> {args.hidden_size}", sum(param.numel() for param in model.parameters())
+    hidden, parameters = " -> ".join([str(args.hidden_size)] * (1 + BLOCKS)), sum(map(torch.numel, model.parameters()))
     layers = f"784 -> {hidden} -> {args.latent_size} -> {hidden} -> 784"
     log(f"Model: {args.model}, {layers}, {parameters:,} parameters")
     optimizer = AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), fused=True)

@@ -15,26 +15,26 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 IMAGE_SHAPE, CLASSES = (1, 28, 28), 10
+BLOCKS = 2  # of the hidden layers, beside the first one
 LOG_SIGMA_RANGE = (-10.0, 10.0)  # so that exp neither overflows nor vanishes
 LOGIT_RANGE = (-15.0, 15.0)  # so that no pixel is certain, and no error in it costs more than 15 nats
 
 
 class Hidden(nn.Module):
-    """The two hidden layers that encoder and decoder have in common: (B, in_features) -> (B, hidden_size).
+    """The hidden layers that encoder and decoder have in common: (B, in_features) -> (B, hidden_size).
 
-    has_label: a label is given beside the input: W x + V onehot(y) is [W V] times the two in one vector.
+    The first one, and BLOCKS that each add to what they are given (He et al. 2016, "Identity mappings in deep residual
+    networks"). has_label: a label is given beside the input: W x + V onehot(y) is [W V] times the two in one vector.
     """
 
     def __init__(self, in_features: int, hidden_size: int, has_label: bool):
         super().__init__()
         self.first = nn.Linear(in_features, hidden_size)
-        self.rest = nn.Sequential(
-            nn.LayerNorm(hidden_size),
-            nn.GELU(),
-            nn.Linear(hidden_size, hidden_size),
-            nn.LayerNorm(hidden_size),
-            nn.GELU(),
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+            for _ in range(BLOCKS)
         )
+        self.last = nn.Sequential(nn.LayerNorm(hidden_size), nn.GELU())
         self.label = nn.Linear(CLASSES, hidden_size, bias=False) if has_label else None
 
     def forward(self, inputs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
@@ -44,7 +44,9 @@ class Hidden(nn.Module):
         hidden = self.first(inputs)
         if ys is not None:
             hidden = hidden + self.label(one_hot(ys, CLASSES).to(inputs.dtype))
-        return self.rest(hidden)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        return self.last(hidden)
 
 
 class Encoder(nn.Module):

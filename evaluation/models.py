@@ -127,7 +127,8 @@ def load_model(name: str, output_root: Path):
         found = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
         raise UserError(f"{path} holds {found}, expected the best of {name}; make it anew with {made_by}")
     try:
-        checkpoint["config"] |= {key: value for key, value in TABLE[name].added.items() if key not in checkpoint["config"]}
+        config = checkpoint["config"]
+        config |= {key: value for key, value in TABLE[name].added.items() if key not in config}
         _check(TABLE[name], checkpoint)
         rebuild = _rebuild_mlp if TABLE[name].suffix == ".pkl" else _rebuild_torch
         return rebuild(TABLE[name].build, checkpoint["config"], checkpoint["state_dict"]), checkpoint

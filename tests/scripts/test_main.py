@@ -76,7 +76,9 @@ def test_the_log_and_the_figures(name, trained_mnist):
     root, runs = trained_mnist
     history, log = runs[name]
     assert log[0].startswith("Data: MNIST-like images, 400 images of 10 classes")
-    assert re.fullmatch(rf"Model: {name}, 784 -> 16 -> 16 -> 3 -> 16 -> 16 -> 784, [\d,]+ parameters", log[1])
+    assert re.fullmatch(
+        rf"Model: {name}, 784 -> 16 -> 16 -> 16 -> 3 -> 16 -> 16 -> 16 -> 784, [\d,]+ parameters", log[1]
+    )
     assert f"model {name}, hidden_size 16, latent_size 3, recon {'mse' if name == 'AE' else 'bce'}" in log[2]
     assert "gif" not in log[2]
     metrics = ["Loss"] if name == "AE" else ["Loss", "Recon", "KL"]
