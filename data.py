@@ -28,6 +28,7 @@ VALID_BATCH = 256  # without a backward pass large batches are faster, and the w
 STANDIN_FOLDER = "synthetic"  # below the output root
 MNIST_VALID = 12  # one digit in so many of the training file is for validation: 5,000 of 60,000
 SYNTHETIC_TRAIN = 60_000  # digits of the stand-in that stand for the training file; the other 10,000 are its test set
+MAX_SHIFT = 1  # pixels
 BINARIZE_SEED = 0  # of the digits to validate and to test on, which are drawn once
 
 
@@ -59,6 +60,17 @@ def mirror(images: torch.Tensor) -> torch.Tensor:
     """Each of the images (..., C, H, W) turned left to right with probability 1/2."""
     mirrored = (torch.rand(images.shape[:-3]) < 0.5).to(images.device)
     return torch.where(mirrored[..., None, None, None], images.flip(-1), images)
+
+
+def shift(images: torch.Tensor) -> torch.Tensor:
+    """Each of the images (..., C, H, W) moved by up to MAX_SHIFT pixels in both directions; the edges are repeated."""
+    for dim in (-2, -1):
+        size, shape = images.shape[dim], [1] * images.dim()
+        moved = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, images.shape[:-3])
+        index = (torch.arange(size) + moved[..., None]).clamp(0, size - 1).to(images.device)  # (..., size)
+        shape[: len(moved.shape)], shape[dim] = moved.shape, size
+        images = images.gather(dim, index.view(shape).expand_as(images))
+    return images
 
 
 def binarize(dataset: ImageDataset) -> ImageDataset:

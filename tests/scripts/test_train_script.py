@@ -1,5 +1,6 @@
 """train_script.py and visualization.py for all their models, from flags to files."""
 
+import math
 import os
 import re
 import shutil
@@ -245,3 +246,28 @@ def test_a_classifier_of_one_class_is_refused(tmp_path):
     with pytest.raises(UserError, match="a classifier needs 2 or more classes to tell apart, found astilbe alone"):
         train_script.main(["--model", "classifier", "--data-root", str(tmp_path), "--output-root", str(tmp_path / "x")])
     assert not (tmp_path / "x").exists()
+
+
+def test_a_learned_variance_gives_bits_per_dimension_and_a_likelihood(tiny_flowers, tmp_path):
+    flags = ["--data-root", tiny_flowers, "--output-root", tmp_path, "--model", "VAE"]
+    history, log = logged(train_script.main, *flags, "--variance", "learned", "--encoding-dim", 8, "--epochs", 6)
+    assert history[-1]["valid_variance"] < history[0]["valid_variance"] < 0.5
+    best = best_checkpoint(tmp_path, "VAE")
+    bits = 8 + (best["valid_recon"] + best["valid_kl"]) / 1728 / math.log(2)
+    assert log[-2] == f"Variance: {best['valid_variance']:.5f}, {bits:.2f} bits per dimension"
+    assert best["valid_loss"] == pytest.approx(best["valid_recon"] + best["valid_kl"], rel=1e-6)
+    model, checkpoint = load_model("VAE", tmp_path)
+    assert checkpoint["config"]["variance"] == "learned"
+    assert model.variance.item() == pytest.approx(best["valid_variance"], rel=1e-5)
+    estimate, lines = logged(train_script.main, *flags, "--evaluate", "--nll-samples", 20)
+    assert re.fullmatch(r"NLL: .* nats per image, \d\.\d{3} bits per dimension \(.*20 samples, 12 images\)", lines[2])
+    assert (estimate.distortion + estimate.rate).mean().item() == pytest.approx(best["valid_loss"], rel=0.05)
+    assert estimate.nll.mean() < (estimate.distortion + estimate.rate).mean()
+
+
+def test_a_vae_from_before_there_was_a_variance_has_that_of_the_coursework(copied):
+    checkpoint = best_checkpoint(copied, "VAE")
+    del checkpoint["config"]["variance"]
+    save_checkpoint(copied / "models" / "BestModel_VAE.pth", checkpoint)
+    model, loaded = load_model("VAE", copied)
+    assert (model.learns_variance, loaded["config"]["variance"]) == (False, "0.5")
