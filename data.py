@@ -28,7 +28,7 @@ VALID_BATCH = 256  # without a backward pass large batches are faster, and the w
 STANDIN_FOLDER = "synthetic"  # below the output root
 MNIST_VALID = 12  # one digit in so many of the training file is for validation: 5,000 of 60,000
 SYNTHETIC_TRAIN = 60_000  # digits of the stand-in that stand for the training file; the other 10,000 are its test set
-MAX_SHIFT = 1  # pixels
+SHIFTED, MAX_SHIFT = 0.3, 1  # the share of the images, and pixels
 BINARIZE_SEED = 0  # of the digits to validate and to test on, which are drawn once
 
 
@@ -62,11 +62,18 @@ def mirror(images: torch.Tensor) -> torch.Tensor:
     return torch.where(mirrored[..., None, None, None], images.flip(-1), images)
 
 
+def augment(images: torch.Tensor) -> torch.Tensor:
+    """Photographs mirrored and shifted at random."""
+    return shift(mirror(images))
+
+
 def shift(images: torch.Tensor) -> torch.Tensor:
-    """Each of the images (..., C, H, W) moved by up to MAX_SHIFT pixels in both directions; the edges are repeated."""
+    """Each of the images (..., C, H, W), with probability SHIFTED, moved by up to MAX_SHIFT pixels in both directions;
+    the edges are repeated."""
+    chosen = torch.rand(images.shape[:-3]) < SHIFTED
     for dim in (-2, -1):
         size, shape = images.shape[dim], [1] * images.dim()
-        moved = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, images.shape[:-3])
+        moved = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, chosen.shape) * chosen
         index = (torch.arange(size) + moved[..., None]).clamp(0, size - 1).to(images.device)  # (..., size)
         shape[: len(moved.shape)], shape[dim] = moved.shape, size
         images = images.gather(dim, index.view(shape).expand_as(images))

@@ -17,7 +17,7 @@ from training import flags
 from training.flags import LR_DECAY, LR_DECAY_EVERY
 
 DEFAULTS = {  # of flags, for each --model
-    "AE": {"epochs": 15, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
+    "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
     "GAN": {"epochs": 160, "patience": 160, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
     "DDPM": {"epochs": 250, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None},
@@ -84,7 +84,7 @@ import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root
+from data import augment, create_flower_dataloaders, describe, mean_image_loss, mirror, output_root
 from evaluation.likelihood import bits_per_dimension, describe_estimate, estimate_likelihood
 from evaluation.models import (
     CLASSIFIES,
@@ -221,7 +221,8 @@ def main(argv=None):
         return evaluate(args)
     del args.evaluate, args.nll_samples
     height, width = args.image_size
-    loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, transform=mirror)
+    transform = augment if RECONSTRUCTS in TABLE[args.model].roles else mirror
+    loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, transform=transform)
     info = loaders[0].dataset.info
     if CLASSIFIES in TABLE[args.model].roles and len(info["classes"]) < 2:
         raise UserError(f"a classifier needs 2 or more classes to tell apart, found {', '.join(info['classes'])} alone")
