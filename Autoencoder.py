@@ -79,7 +79,7 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Flatten(),
         nn.Linear(128 * height * width, encoding_dim),
     )
-    initialise(encoder, last_gain=0.5)
+    initialise(encoder, last_gain=1.0)
     if not encoder[0].weight.is_meta:
         with torch.no_grad():  # subtract mid-grey, so that each unit is active for about half of the images
             encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
@@ -102,7 +102,7 @@ def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Conv2d(32, 3, 3, padding=1),
         nn.Sigmoid(),  # (B, 3, H, W)
     )
-    initialise(decoder, last_gain=0.1)
+    initialise(decoder, last_gain=0.3)
     return decoder
 
 

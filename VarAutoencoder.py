@@ -31,7 +31,7 @@ class VarAutoencoder(Autoencoder):
     `encoder` gives mu, and the layer `log_var` beside its last one gives log_var. variance: of p(x|z), a Gaussian
     around the reconstruction. "0.5": -log p(x|z) is the squared error, up to a constant. "learned": one for all pixels,
     never below MIN_VARIANCE, so that no image makes the likelihood infinite.
-    Raises ValueError where the height or the width is not a multiple of 4.
+    Raises ValueError where the height or the width is not a multiple of 4, or for another variance.
     """
 
     name = "VAE"
@@ -41,9 +41,12 @@ class VarAutoencoder(Autoencoder):
         self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24, variance: str = HALF
     ):
         super().__init__(encoding_dim, img_height, img_width)
+        if variance not in (HALF, LEARNED):
+            raise ValueError(f"expected the variance {HALF} or {LEARNED}, found {variance}")
         self.learns_variance = variance == LEARNED
         if self.learns_variance:
             self.register_buffer("variance", torch.tensor(float(HALF)))
+            self.register_buffer("batches", torch.tensor(0.0))  # that the variance is a mean of
         self.log_var = nn.Linear(self.encoder[-1].in_features, encoding_dim)
         nn.init.zeros_(self.log_var.weight)
         nn.init.constant_(self.log_var.bias, INITIAL_LOG_VAR)
@@ -90,7 +93,8 @@ class VarAutoencoder(Autoencoder):
         if self.training:
             total, numbers = all_reduce_sum([squared.item(), images.numel()])
             variance = torch.full_like(variance, total / numbers).clamp(min=MIN_VARIANCE)
-            self.variance.lerp_(variance, VARIANCE_MOMENTUM)
+            self.batches += 1
+            self.variance.lerp_(variance, max(VARIANCE_MOMENTUM, 1 / self.batches.item()))
         recon = gaussian_nll(squared, variance, images.numel())
         parts = {"recon": recon.item() / len(images), "kl": kl.item() / len(images), "variance": variance.item()}
         return (recon + beta * kl) / images.numel(), {"loss": parts["recon"] + beta * parts["kl"], **parts}

@@ -37,7 +37,8 @@ def parse_args(argv=None):
     group.add_argument("--latent-size", **size, default=20, help="length of the latent vector")
     group.add_argument("--recon", choices=["bce", "mse"], help="cross-entropy or squared errors")
     group.add_argument("--binarize", action="store_true", help="draw pixels of 0 and 1, anew in each epoch")
-    group.add_argument("--samples", **size, default=1, help="of q(z|x), importance weighted: above 1 an IWAE")
+    samples = {"metavar": "K", "type": flags.sample_count, "default": 1}
+    group.add_argument("--samples", **samples, help="of q(z|x), importance weighted: above 1 an IWAE, with the KL at 1")
     group.add_argument("--beta", **weight, help="weight of the KL")
     group.add_argument("--kl-peak", **weight, help="factor on --beta: rises from 1 to X half-way, falls to 1")
     flags.add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
@@ -49,7 +50,10 @@ def parse_args(argv=None):
     group.add_argument("--gif", action="store_true", help="also film how latent vectors turn into digits")
     flags.add_sampler_flag(group, "digits'")
     flags.add_evaluation_flags(parser)
-    parser.set_defaults(**DEFAULTS.get(flags.find_model(flags.peek(argv, "model").model, DEFAULTS), {}))
+    first = flags.peek(argv, "model", "samples")
+    parser.set_defaults(**DEFAULTS.get(flags.find_model(first.model, DEFAULTS), {}))
+    if first.samples not in (None, "1") and flags.find_model(first.model, DEFAULTS) != "AE":
+        parser.set_defaults(beta=1.0, kl_peak=1.0)
     args = parser.parse_args(argv)
     check_flags(parser, args)
     return args
@@ -61,6 +65,8 @@ def check_flags(parser, args) -> None:
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
     if args.model == "AE" and (args.beta or args.kl_peak or args.samples > 1):
         parser.error("argument --beta, --kl-peak or --samples: AE has no KL to weigh, nothing to sample")
+    if args.samples > 1 and (args.beta, args.kl_peak) != (1, 1):
+        parser.error("argument --samples: the importance-weighted bound has the KL at weight 1; leave out the others")
     if args.model == "AE" and args.evaluate:
         parser.error("argument --evaluate: AE is no distribution of images; use --model VAE or CVAE")
     for mode, read in READ.items():
@@ -80,7 +86,7 @@ from evaluation.digits import FilmedLearner, figure_path, latents_and_labels, pl
 from evaluation.likelihood import describe_estimate, describe_grey, estimate_likelihood, log_ratio
 from evaluation.models import load_model, name_model
 from model import BLOCKS, build_model
-from training import UserError
+from training import UserError, is_synthetic
 from training.distributed import init_distributed, rank, rank_0_first
 from training.figures import plot_film
 from training.learner import TorchLearner
@@ -131,15 +137,15 @@ class Losses:
             return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
         reconstructions, mu, sigma, *zs = outputs
         kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(())))
-        ratio = log_ratio(*zs, mu, sigma) if zs else kl[None]  # (K, B)
-        recon = self.reconstruction(
-            reconstructions.reshape(-1, *xs.shape[1:]), xs.expand(len(ratio), *xs.shape).flatten(0, 1)
-        )
-        recon = recon.view(len(ratio), -1)
-        value = self.importance_weighted(recon, self.beta * ratio, self.beta * kl).mean()
-        loss = value
-        if kl_weight is not None:
-            loss = self.importance_weighted(recon, kl_weight * ratio, kl_weight * kl).mean()
+        if zs:
+            samples = len(reconstructions)
+            recon = self.reconstruction(reconstructions.flatten(0, 1), xs.expand(samples, *xs.shape).flatten(0, 1))
+            recon = recon.view(samples, -1)
+            loss = value = self.importance_weighted(recon, log_ratio(*zs, mu, sigma), kl).mean()
+        else:
+            recon = self.reconstruction(reconstructions, xs)
+            value = (recon + self.beta * kl).mean()
+            loss = value if kl_weight is None else (recon + kl_weight * kl).mean()
         return loss, {"loss": value.item(), "recon": recon.mean().item(), "kl": kl.mean().item()}
 
     def importance_weighted(self, recon, ratio, kl):
@@ -149,7 +155,7 @@ class Losses:
         (B,).
         -log 1/K sum over k of p(x|z_k) p(z_k) / q(z_k|x)     (Burda et al. 2016, equation 8)
         KL less the mean ratio has the expectation 0, and so have its gradients. Added, it makes of K = 1 exactly the
-        loss of the VAE, which knows the KL in closed form.
+        loss of the VAE, which knows the KL in closed form, and lowers the variance of the gradients for a few samples.
         """
         return math.log(len(recon)) - (-recon - ratio).logsumexp(dim=0) + (kl - ratio.mean(dim=0))
 
@@ -165,7 +171,7 @@ def build_learner(args, config: dict, steps: int) -> TorchLearner:
     losses = Losses(args.recon, args.beta)
 
     def measure(outputs, images):
-        if args.kl_peak is None:
+        if args.kl_peak in (None, 1):
             return losses(outputs, images)
         done = scheduler.last_epoch / steps  # of the training, from 0 to 1
         return losses(outputs, images, args.beta * (1 + (args.kl_peak - 1) * math.sin(math.pi * done)))
@@ -195,14 +201,17 @@ def train(args, loaders) -> list[dict]:
         for line in last_lines(best, learner.suffix):
             log(line)
         if args.gif:
-            learner.shoot()
             titles = [f"{args.model} on {info['name']}, epoch {epoch}" for epoch in range(len(learner.frames))]
             plot_film([frame.numpy() for frame in learner.frames], figure_path(args, "training", "gif"), titles)
     return best["history"]
 
 
 def evaluate(args, model, checkpoint: dict, test_set):
-    """Log how likely the model finds the test images; returns the `Estimate`."""
+    """Log how likely the model finds the test images; returns the `Estimate`. Raises UserError for other images."""
+    info, expected = test_set.info, checkpoint["data"]
+    if info["fingerprint"] != expected["fingerprint"]:
+        found = f"{args.model} was trained on {expected['name']} {expected['fingerprint']}, here is {info['name']}"
+        raise UserError(f"{found} {info['fingerprint']}: name the right folder with --data-root, or train it anew")
     model, test_set = model.to(args.device), test_set.to(args.device)
     losses, pixels = Losses(checkpoint["settings"]["recon"]), test_set.images[0].numel()
     constant = pixels * math.log(math.pi) / 2 if losses.recon == "mse" else 0.0  # of a Gaussian of variance 1/2
@@ -216,13 +225,16 @@ def evaluate(args, model, checkpoint: dict, test_set):
         recon = losses.reconstruction(reconstructions, images.repeat(len(zs), 1, 1, 1))
         return -recon.view(len(zs), -1) - constant
 
-    log(f"Data: {len(test_set)} test images of {test_set.info['name']}, fingerprint {test_set.info['fingerprint']}")
+    log(f"Data: {len(test_set)} test images of {info['name']}, fingerprint {info['fingerprint']}")
     log(f"Model: {name_model(checkpoint)}")
     estimate = estimate_likelihood(test_set, posterior, log_likelihood, args.nll_samples, args.seed)
-    for line in describe_estimate(estimate, args.nll_samples, pixels if losses.recon == "mse" else None):
+    is_grey = not checkpoint["settings"]["binarize"]
+    for line in describe_estimate(estimate, args.nll_samples, pixels if losses.recon == "mse" and is_grey else None):
         log(line)
-    if losses.recon == "bce" and not checkpoint["settings"]["binarize"]:
+    if losses.recon == "bce" and is_grey:
         log(describe_grey(test_set[:][0]))
+    if model.has_label:
+        log("Labels: the likelihood is that of the images given their labels")
     return estimate
 
 
@@ -231,9 +243,13 @@ def main(argv=None, create=create_mnist_dataloaders):
     args = parse_args(argv)
     args.device, name = str(init_distributed(args.device)), f"MNIST_{args.model}"
     trained = load_model(name, args.output_root) if args.figures_only or args.evaluate else None
-    binarize = trained[1]["settings"]["binarize"] if trained else args.binarize
+    binarize, data = args.binarize, args.data
+    if trained:
+        binarize = trained[1]["settings"]["binarize"]
+    if args.evaluate and is_synthetic(trained[1]["data"]) and not args.data_root:
+        data = "synthetic"
     with rank_0_first():  # it may have to download them
-        loaders = create(args.batch_size, args.data_root, args.data, binarized=binarize)
+        loaders = create(args.batch_size, args.data_root, data, binarized=binarize)
     if args.evaluate:
         return evaluate(args, *trained, loaders[2].dataset)
     history = trained[1]["history"] if trained else train(args, loaders)

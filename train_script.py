@@ -24,8 +24,8 @@ DEFAULTS = {  # of flags, for each --model
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }
 OPTIMIZERS = {  # what they change of these defaults
-    "sgd": {"schedule": "step", "lr": 1.0},
-    "momentum": {"schedule": "one-cycle", "lr": 1.0},
+    "sgd": {"schedule": "step", "lr": 1.0, "batch_size": 16},
+    "momentum": {"schedule": "one-cycle", "lr": 1.0, "batch_size": 16},
     "adam": {"schedule": "one-cycle"},
 }
 
@@ -33,7 +33,7 @@ OPTIMIZERS = {  # what they change of these defaults
 def parse_args(argv=None):
     """The defaults reach the coursework's targets; some of them depend on --model or --optimizer."""
     parser = flags.make_parser("Train a model on the flowers.", DEFAULTS)
-    parser.epilog += "\nwith --optimizer sgd or momentum: --lr 1.0; sgd: --schedule step"
+    parser.epilog += "\nwith --optimizer sgd or momentum: --lr 1.0 --batch-size 16; sgd: --schedule step"
     flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
     group.add_argument("--encoding-dim", metavar="N", type=flags.positive_int, help="length of the latent vector")
@@ -144,7 +144,7 @@ def build_model(args, dataset):
         "class_prior": (torch.bincount(dataset.labels, minlength=classes) / len(dataset)).tolist(),
         "img_height": height,
         "img_width": width,
-        "variance": args.variance,
+        "variance": vars(args).get("variance"),
     }
     config = {name: available[name] for name in entry.config}
     model = entry.build(**config)
@@ -220,6 +220,8 @@ def main(argv=None):
     if args.evaluate:
         return evaluate(args)
     del args.evaluate, args.nll_samples
+    if args.model != "VAE":
+        del args.variance
     height, width = args.image_size
     transform = augment if RECONSTRUCTS in TABLE[args.model].roles else mirror
     loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, transform=transform)
@@ -240,6 +242,7 @@ def main(argv=None):
     learner = build_learner(args, model, len(loaders[0]))
     best = fit(args, about, loaders, learner)
     if RECONSTRUCTS in TABLE[args.model].roles:
+        model.eval()
         prior = torch.zeros(2, 1, 1, device=args.device) if model.is_dist else ()  # mu and log_var
         warn_unless_below(mean_image_loss(loaders, learner.measure, *prior), best)
     if rank() == 0:

@@ -34,9 +34,8 @@ def vectors(loaders):
     return [loader.dataset.images.flatten(1).numpy() / 255 for loader in loaders]
 
 
-def random_photographs(pca, train, shape, seed: int) -> torch.Tensor:
-    """As many images as were held out, whose components are drawn from a mixture that fits those of photographs."""
-    prior = fit_mixture(torch.from_numpy(pca.transform(train)))
+def random_photographs(pca, prior, shape, seed: int) -> torch.Tensor:
+    """As many images as were held out, whose components are drawn from a prior."""
     codes = sample_latents(prior, shape[0], seed)
     return torch.from_numpy(pca.inverse_transform(codes.double().numpy())).float().clamp(0, 1).view(shape)
 
@@ -56,8 +55,9 @@ def main():
 
     classifier, held_out = load_model("Classifier", PROJECT)[0], loaders[1].dataset[:][0]
     expected, found = features(classifier, held_out), []
+    prior = fit_mixture(torch.from_numpy(pca.transform(parts[0])))
     for seed in range(SEEDS):
-        images = random_photographs(pca, parts[0], held_out.shape, seed)
+        images = random_photographs(pca, prior, held_out.shape, seed)
         found.append(kernel_distance(features(classifier, images), expected))
         if seed == 0:
             title = "64 principal components of flowers, drawn from a fitted mixture, seed 0"

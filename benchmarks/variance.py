@@ -9,6 +9,7 @@ vis/variance_VAE.png.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
 import common  # noqa: F401  (the path of the scripts)
@@ -28,11 +29,12 @@ PRIORS = {"normal": "N(0, I)", "gmm": "fitted mixture"}
 
 def load_learned(root: Path):
     """The VAE with the learned variance, trained where it is not there."""
-    try:
-        return load_model("VAE", root)[0]
-    except UserError:
-        train_script.main(["--model", "VAE", "--variance", "learned", "--data", "real", "--output-root", str(root)])
-        return load_model("VAE", root)[0]
+    with contextlib.suppress(UserError):
+        model, _ = load_model("VAE", root)
+        if model.learns_variance:
+            return model
+    train_script.main(["--model", "VAE", "--variance", "learned", "--data", "real", "--output-root", str(root)])
+    return load_model("VAE", root)[0]
 
 
 def main(argv=None):

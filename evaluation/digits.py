@@ -6,7 +6,7 @@ from torch.nn.functional import mse_loss
 from data import output_root
 from evaluation.models import loss_unit, name_model, name_source, three_digits
 from evaluation.sampling import BATCH, between, fit_prior, interpolate, manifold, project, sample_latents
-from model import CLASSES
+from model import CLASSES, MODELS
 from training import UserError
 from training.figures import plot_latent_space, plot_losses, plot_reconstructions, plot_samples
 from training.flags import SAMPLERS
@@ -34,6 +34,11 @@ class FilmedLearner(TorchLearner):
         if len(self.frames) < epoch:
             self.shoot()
         return super().train_step(images, labels, epoch)
+
+    def load_weights(self, weights):
+        """Add the last frame before the best weights take the place of the last ones."""
+        self.shoot()
+        super().load_weights(weights)
 
     def state_dict(self):
         """With the frames, for --resume."""
@@ -67,8 +72,16 @@ def fit_digits(sampler: str, model, train_set, seed: int):
         return None
     torch.manual_seed(seed)
     parts = zip(*(part.cpu().split(BATCH) for part in train_set[:FITTED_TO]), strict=True)
-    codes = [model.encode(xs, ys if model.has_label else None, sampled=True) for xs, ys in parts]
-    return fit_prior(sampler, torch.cat(codes))
+    codes = torch.cat([model.encode(xs, ys if model.has_label else None, sampled=True) for xs, ys in parts])
+    return fit_prior(sampler, check_codes(model, codes))
+
+
+def check_codes(model, codes: torch.Tensor) -> torch.Tensor:
+    """Latent vectors as they are. Raises UserError where they are not finite."""
+    if not codes.isfinite().all():
+        name = next(name for name, kind in MODELS.items() if type(model) is kind)
+        raise UserError(f"the weights of {name} are damaged, its latent vectors not finite; train it anew")
+    return codes
 
 
 def plot_all(args, model, checkpoint: dict, loaders) -> None:
@@ -89,9 +102,7 @@ def plot_test_set(args, model, test_set, title: str) -> None:
     """Reconstructions, latent space and, for the VAE, interpolations."""
     images, digits = test_set.to("cpu")[:]
     ys = digits if model.has_label else None
-    codes = model.encode(images, ys)
-    if not codes.isfinite().all():
-        raise UserError(f"the weights of {args.model} are damaged, its latent vectors not finite; train it anew")
+    codes = check_codes(model, model.encode(images, ys))
     reconstructions = model.decode(codes, ys)
     error = f"mean squared error of the whole test set {three_digits(mse_loss(reconstructions, images).item())}"
     shown = images[:EXAMPLES].numpy(), reconstructions[:EXAMPLES].numpy()

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from training import UserError
 from training.script import warn_of_waiting
 
-IMAGES, DECODED = 64, 8192  # images at a time, and latent vectors that are decoded at once, which bounds the memory
+IMAGES, DECODED = 64, 2**23  # images at a time, and numbers in the images that are decoded at once
 GREY_LEVELS = 256
 
 
@@ -38,28 +39,32 @@ def log_ratio(zs: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor) -> torch.
 def estimate_likelihood(
     dataset, posterior: Callable, log_likelihood: Callable, samples: int, seed: int = 0
 ) -> Estimate:
-    """Estimate -log p(x) of the images of a data set with so many samples each, in memory that depends on neither.
+    """Estimate -log p(x) of all images of a data set with so many samples each, in bounded memory.
 
     posterior(images, labels) -> mu and sigma of q(z|x), each (B, D); log_likelihood(zs (K, B, D), images, labels) ->
-    log p(x|z), (K, B), in nats; the prior is N(0, I).
+    log p(x|z), (K, B), in nats; the prior is N(0, I). Raises UserError where a likelihood is not finite.
     """
-    found, chunk = [], max(1, DECODED // IMAGES)
+    found = []
     torch.manual_seed(seed)
     starts = tqdm(range(0, len(dataset), IMAGES), "likelihood", unit="batch", disable=None, leave=False)
     with warn_of_waiting(dataset.images.device.type):
         for start in starts:
             images, labels = dataset[start : start + IMAGES]
             mu, sigma = posterior(images, labels)
-            log_weights, distortion = [], 0.0
+            log_sum, distortion = mu.new_full((len(mu),), -math.inf), mu.new_zeros(len(mu))
+            chunk = max(1, DECODED // images.numel())
             for done in range(0, samples, chunk):
                 zs = mu + sigma * torch.randn(min(chunk, samples - done), *mu.shape, device=mu.device)
                 log_p = log_likelihood(zs, images, labels)
-                log_weights.append(log_p - log_ratio(zs, mu, sigma))
-                distortion = distortion - log_p.sum(dim=0) / samples
-            nll = math.log(samples) - torch.cat(log_weights).logsumexp(dim=0)
+                log_sum = torch.logaddexp(log_sum, (log_p - log_ratio(zs, mu, sigma)).logsumexp(dim=0))
+                distortion -= log_p.sum(dim=0) / samples
+            nll = math.log(samples) - log_sum
             rate = 0.5 * (mu.square() + sigma.square() - 1 - 2 * sigma.log()).sum(dim=1)
             found.append(torch.stack([nll, distortion, rate]).cpu())
-    return Estimate(*torch.cat(found, dim=1))
+    estimate = torch.cat(found, dim=1)
+    if not estimate.isfinite().all():
+        raise UserError("the likelihood is not finite: the weights are damaged, train the model anew")
+    return Estimate(*estimate)
 
 
 def describe_estimate(estimate: Estimate, samples: int, dims: int | None = None) -> list[str]:
@@ -85,6 +90,6 @@ def describe_grey(images: torch.Tensor) -> str:
     By Jensen's inequality the mean of log p over binarised digits is not below log of the integral over z of p(z) times
     the exponential of their mean log p(x|z), which is the cross-entropy. No cross-entropy is below the entropy.
     """
-    entropy = torch.distributions.Bernoulli(probs=images.double()).entropy().flatten(1).sum(dim=1).mean().item()
+    entropy = torch.distributions.Bernoulli(probs=images.cpu().double()).entropy().flatten(1).sum(dim=1).mean().item()
     what = "an upper bound on the mean negative log-likelihood of digits binarized with them as probabilities"
-    return f"Grey pixels: the NLL is {what}; its floor is their entropy, {entropy:.2f} nats per image"
+    return f"Grey pixels: the NLL is {what}; its lower bound is their entropy, {entropy:.2f} nats per image"

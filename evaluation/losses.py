@@ -61,7 +61,7 @@ def conventions(losses: dict, recon: str, pixels: int) -> dict:
 def problem_of_losses(losses: dict, checkpoint: dict) -> str:
     """How the losses that the weights give differ from those that the checkpoint claims, or ""."""
     claims = {("valid", key): checkpoint[f"valid_{key}"] for key in losses["valid"]}
-    claims |= {(split, "loss"): checkpoint[f"{split}_loss"] for split in losses.keys() - {"train", "valid"}}
+    claims |= {("test", key): checkpoint[f"test_{key}"] for key in losses.get("test", {})}
     for (split, key), claimed in claims.items():
         found, sampled = losses[split][key], "kl" in losses["valid"] and key != "kl"
         if not abs(found - claimed) <= (SAMPLED_TOLERANCE if sampled else LOSS_TOLERANCE) * abs(found):

@@ -25,6 +25,7 @@ from MLPAE_train_script import LOSS_UNIT, MLPAutoencoder
 from model import build_model
 from training import PROJECT, UserError, is_synthetic
 from training.checkpoints import check_types, load_checkpoint
+from training.flags import MAX_SAMPLES
 from VarAutoencoder import HALF, LEARNED, VarAutoencoder
 
 MAX_SIDE = 1024  # pixels a side of images that a checkpoint may be for
@@ -38,6 +39,8 @@ def mnist_loss_unit(settings: dict) -> str:
     """The unit of the loss in the log of main.py."""
     if settings["beta"] is None:  # the AE's
         return "mean squared error" if settings["recon"] == "mse" else "cross-entropy, nats per image"
+    if settings.get("samples", 1) > 1:
+        return f"importance-weighted bound of {settings['samples']} samples, in nats per image"
     kl = "KL" if settings["beta"] == 1 else f"{settings['beta']:g} KL"
     unit = "cross-entropy + {} per image, in nats" if settings["recon"] == "bce" else "squared errors + {} per image"
     return unit.format(kl)
@@ -165,6 +168,14 @@ def _check(entry, checkpoint):
     check_types(data, {"name": str, "image_size": list, "fingerprint": str, "classes": list, "images": int})
     check_types(settings, entry.loss_settings)
     check_types(checkpoint, {"seed": int, **{f"valid_{name}": (int, float) for name in entry.metrics}})
+    if entry.data == "MNIST":
+        settings.setdefault("binarize", False)  # from before there was such a flag
+        check_types(settings, {"binarize": bool})
+        check_types(config, {"samples": int} if "samples" in entry.config else {})
+    if not 1 <= config.get("samples", 1) <= MAX_SAMPLES:
+        raise ValueError(f"it has {config['samples']} samples, expected 1 to {MAX_SAMPLES}")
+    if "test_loss" in checkpoint:
+        check_types(checkpoint, {"test_images": int, **{f"test_{name}": float for name in ("loss", *entry.metrics)}})
     if checkpoint["seed"] < 0 or settings.get("recon", "bce") not in ("bce", "mse"):
         raise ValueError("its settings do not fit")
     size = config.get("image_size") or [config.get("img_height", 28), config.get("img_width", 28)]

@@ -85,7 +85,7 @@ def fit_mixture(codes: torch.Tensor) -> MixtureSameFamily:
     Raises UserError for fewer than two codes.
     """
     if len(codes) < 2:
-        raise UserError(f"expected 2 or more photographs to fit a mixture to, found {len(codes)}")
+        raise UserError(f"expected 2 or more images to fit a mixture to, found {len(codes)}")
     mixture = BayesianGaussianMixture(
         n_components=min(COMPONENTS, len(codes)),
         weight_concentration_prior_type="dirichlet_distribution",

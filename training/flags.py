@@ -17,6 +17,7 @@ SPIN_VARIABLES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}  # of the environment: ho
 SPIN_COUNT = "100"  # turns of a loop, a few microseconds
 SAMPLERS = {"normal": "N(0, I)", "gaussian": "a fitted Gaussian", "gmm": "a fitted mixture"}  # of latent vectors
 READ_BY_EVALUATE = {"evaluate", "nll_samples", "model", "seed", "device", "data", "data_root", "output_root"}  # flags
+MAX_SAMPLES = 1000  # of q(z|x) for each image in training
 MAX_INT = 2**63 - 1  # what seeds and sizes are stored in
 SCRIPT_OF = {"MLPAE": "MLPAE_train_script.py", "CVAE": "main.py"}  # whose models these are
 SCRIPT_OF |= dict.fromkeys(("GAN", "DDPM", "Classifier"), "train_script.py")
@@ -191,4 +192,5 @@ natural_int = number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <
 positive_int = number(int, "a whole number from 1 to 2^63 - 1", lambda value: 1 <= value <= MAX_INT)
 positive_float = number(float, "a number above 0", lambda value: 0 < value < math.inf)
 multiple_of_4 = number(int, "a multiple of 4 above 0", lambda value: 0 < value <= MAX_INT and value % 4 == 0)
+sample_count = number(int, f"a whole number from 1 to {MAX_SAMPLES}", lambda value: 1 <= value <= MAX_SAMPLES)
 digit = number(int, "a digit from 0 to 9", lambda value: 0 <= value <= 9)

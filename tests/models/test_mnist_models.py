@@ -120,7 +120,7 @@ def test_one_importance_sample_is_the_vae_and_more_never_make_the_bound_worse(na
     zs = mu + sigma * torch.randn_like(mu)
     reconstructions, gradients, losses = model.decoder(zs, ys=labels).view_as(xs), [], []
     for outputs in ((reconstructions, mu, sigma), (reconstructions[None], mu, sigma, zs[None])):
-        loss, metrics = Losses(beta=1.5)(outputs, xs, kl_weight=2.5)
+        loss, metrics = Losses()(outputs, xs)
         losses.append([loss.item(), *metrics.values()])
         gradients.append(torch.autograd.grad(loss, list(model.parameters()), retain_graph=True))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)

@@ -33,6 +33,8 @@ WRONG = [  # a script, its flags, and a part of the error
     (main, "--model VAE --gif --figures-only", "--gif: --figures-only does not train"),
     (main, "--model VAE --figures-only --kl-peak 2", "--kl-peak: --figures-only does not train"),
     (main, "--model AE --samples 2", "AE has no KL"),
+    (main, "--model VAE --samples 1001", "expected a whole number from 1 to 1000, found 1001"),
+    (main, "--model CVAE --samples 2 --kl-peak 2", "has the KL at weight 1"),
     (main, "--model AE --evaluate", "AE is no distribution of images"),
     (main, "--model VAE --nll-samples 0 --evaluate", "expected a whole number from 1 to 2^63 - 1, found 0"),
     (main, "--model VAE --nll-samples 7", "--nll-samples: it is for --evaluate"),

@@ -7,15 +7,24 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import assert_figure, assert_same_weights, best_checkpoint, interrupt_in_epoch, last_checkpoint, logged
+from helpers import (
+    assert_figure,
+    assert_same_weights,
+    best_checkpoint,
+    interrupt_in_epoch,
+    last_checkpoint,
+    logged,
+    write_mnist,
+)
 from PIL import Image, ImageSequence
+from torch.distributions import Normal
 
 import main
 from data import create_mnist_dataloaders
 from datasets.synthetic import make_digits
 from evaluation import digits
 from evaluation.models import load_model
-from training import UserError
+from training import UserError, loop
 from training.checkpoints import save_checkpoint
 from training.script import seed_everything
 
@@ -267,7 +276,8 @@ def test_the_likelihood_of_grey_digits_is_called_a_bound(copied, tiny_mnist):
     flags = ["--data-root", tiny_mnist, "--output-root", copied, "--evaluate", "--nll-samples", 5]
     before = (copied / "models" / "BestModel_MNIST_CVAE.pth").read_bytes()
     estimate, lines = logged(main.main, "--model", "CVAE", *flags)
-    assert lines[-1].startswith("Grey pixels: the NLL is an upper bound")
+    assert lines[-2].startswith("Grey pixels: the NLL is an upper bound")
+    assert lines[-1].startswith("Labels: ")
     checkpoint = best_checkpoint(copied, "MNIST_CVAE")
     assert (estimate.distortion + estimate.rate).mean().item() == pytest.approx(checkpoint["test_loss"], rel=0.01)
     assert estimate.rate.mean().item() == pytest.approx(checkpoint["test_kl"], rel=1e-4)
@@ -278,3 +288,60 @@ def test_a_fitted_prior_is_like_the_latent_vectors_of_the_training_digits(run, t
     plot("CVAE", "--sampler", "gaussian", "--labels", 3)
     assert {"mnist_CVAE_samples_gaussian.png", "mnist_CVAE_labels_gaussian.png"} < shown.keys()
     assert "z from a fitted Gaussian, seed 0" in shown["mnist_CVAE_samples_gaussian.png"][2]
+
+
+def test_the_likelihood_of_squared_errors_is_that_of_a_gaussian_of_variance_one_half(run, tiny_mnist, tmp_path):
+    run("VAE", "--recon", "mse")
+    flags = ["--data-root", tiny_mnist, "--output-root", tmp_path, "--evaluate", "--nll-samples", 20]
+    estimate, lines = logged(main.main, "--model", "VAE", *flags)
+    assert "bits per dimension" in lines[2]
+    [(images, _)] = create_mnist_dataloaders(128, tiny_mnist)[2]
+    model, _ = load_model("MNIST_VAE", tmp_path)
+    with torch.no_grad():
+        errors = [Normal(model(images)[0], 0.5**0.5).log_prob(images).sum(dim=(1, 2, 3)) for _ in range(20)]
+    assert estimate.distortion.mean().item() == pytest.approx(-torch.stack(errors).mean().item(), rel=1e-3)
+
+
+def test_the_likelihood_of_other_digits_is_refused_and_a_model_of_the_stand_in_shown_that(copied, stand_in, tmp_path):
+    root = write_mnist(tmp_path / "others", train=50, test=30).parent.parent
+    with pytest.raises(
+        UserError, match="VAE was trained on MNIST-like images .*, here is MNIST-like images .*--data-root"
+    ):
+        logged(main.main, "--model", "VAE", "--evaluate", "--data-root", root, "--output-root", copied)
+    flags = ["--model", "VAE", "--output-root", tmp_path / "synthetic"]
+    logged(main.main, *flags, "--data", "synthetic", "--hidden-size", 8, "--epochs", 1)
+    _, lines = logged(main.main, *flags, "--evaluate", "--nll-samples", 2)
+    assert lines[0].startswith("Data: 100 test images of synthetic digits, ")
+
+
+@pytest.mark.parametrize(
+    ("entry", "change"), [("config", {"samples": 10**12}), ("config", {"samples": 0}), ("settings", {"binarize": "no"})]
+)
+def test_settings_that_a_checkpoint_cannot_have_are_refused(entry, change, plot, copied):
+    checkpoint = best_checkpoint(copied, "MNIST_VAE")
+    checkpoint[entry] |= change
+    save_checkpoint(copied / "models" / "BestModel_MNIST_VAE.pth", checkpoint)
+    with pytest.raises(UserError, match=f"does not describe the model .*{next(iter(change))}"):
+        plot("VAE")
+
+
+def test_the_last_frame_of_the_film_is_of_the_last_weights(run, monkeypatch, tmp_path, without_figures):
+    epochs = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr("training.loop.average", worsen(epochs))
+    frames = {}
+    monkeypatch.setattr(main, "plot_film", lambda images, *_: frames.update(enumerate(images)))
+    run("VAE", "--gif")
+    assert best_checkpoint(tmp_path, "MNIST_VAE")["epoch"] == 2
+    assert len(frames) == 4
+    assert all((frames[number] != frames[number + 1]).any() for number in range(3))
+
+
+def worsen(losses):
+    """`average`, but with these validation losses."""
+
+    def average(step, loader, where, bar):
+        found = real(step, loader, where, bar)
+        return {**found, "loss": next(losses)} if "validation" in where else found
+
+    real = loop.average
+    return average

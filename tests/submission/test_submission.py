@@ -256,6 +256,8 @@ def test_hostile_checkpoints_fail_and_run_nothing(tmp_path, monkeypatch):
         ({"config": {**VAE_SIZES, "encoding_dim": "64"}}, "encoding_dim"),
         ({"settings": {"beta": -1e9}}, "--beta -1000000000.0"),
         ({"config": {**VAE_SIZES, "variance": "learned"}}, "variance"),
+        ({"config": {**VAE_SIZES, "variance": "foo"}}, "expected the variance 0.5 or learned, found foo"),
+        ({"test_loss": "x"}, "test_images"),
         (
             {"history": [{"epoch": 1, "train_loss": 1.0, "valid_loss": 1.0}] * 2000},
             r"counts the epochs \[1, 1, 1, 1, 1, ...\]",
