@@ -28,7 +28,7 @@ VALID_BATCH = 256  # without a backward pass large batches are faster, and the w
 STANDIN_FOLDER = "synthetic"  # below the output root
 MNIST_VALID = 12  # one digit in so many of the training file is for validation: 5,000 of 60,000
 SYNTHETIC_TRAIN = 60_000  # digits of the stand-in that stand for the training file; the other 10,000 are its test set
-SHIFTED, MAX_SHIFT = 0.3, 1  # the share of the images, and pixels
+MAX_SHIFT = 1  # pixels
 BINARIZE_SEED = 0  # of the digits to validate and to test on, which are drawn once
 
 
@@ -62,15 +62,10 @@ def mirror(images: torch.Tensor) -> torch.Tensor:
     return torch.where(mirrored[..., None, None, None], images.flip(-1), images)
 
 
-def augment(images: torch.Tensor) -> torch.Tensor:
-    """Photographs mirrored and shifted at random."""
-    return shift(mirror(images))
-
-
-def shift(images: torch.Tensor) -> torch.Tensor:
-    """Each of the images (..., C, H, W), with probability SHIFTED, moved by up to MAX_SHIFT pixels in both directions;
-    the edges are repeated."""
-    chosen = torch.rand(images.shape[:-3]) < SHIFTED
+def shift(images: torch.Tensor, share: float) -> torch.Tensor:
+    """Each of the images (..., C, H, W), with the probability `share`, moved by up to MAX_SHIFT pixels in both
+    directions; the edges are repeated."""
+    chosen = torch.rand(images.shape[:-3]) < share
     for dim in (-2, -1):
         size, shape = images.shape[dim], [1] * images.dim()
         moved = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, chosen.shape) * chosen

@@ -17,14 +17,14 @@ from training import flags
 from training.flags import LR_DECAY, LR_DECAY_EVERY
 
 DEFAULTS = {  # of flags, for each --model
-    "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64},
+    "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
     "GAN": {"epochs": 160, "patience": 160, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
     "DDPM": {"epochs": 250, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None},
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }
 OPTIMIZERS = {  # what they change of these defaults
-    "sgd": {"schedule": "step", "lr": 1.0, "batch_size": 16},
+    "sgd": {"schedule": "step", "lr": 1.0, "batch_size": 16, "shift": 0.0},
     "momentum": {"schedule": "one-cycle", "lr": 1.0, "batch_size": 16},
     "adam": {"schedule": "one-cycle"},
 }
@@ -33,7 +33,7 @@ OPTIMIZERS = {  # what they change of these defaults
 def parse_args(argv=None):
     """The defaults reach the coursework's targets; some of them depend on --model or --optimizer."""
     parser = flags.make_parser("Train a model on the flowers.", DEFAULTS)
-    parser.epilog += "\nwith --optimizer sgd or momentum: --lr 1.0 --batch-size 16; sgd: --schedule step"
+    parser.epilog += "\nwith --optimizer sgd or momentum: --lr 1.0 --batch-size 16; sgd: --schedule step --shift 0.0"
     flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
     group.add_argument("--encoding-dim", metavar="N", type=flags.positive_int, help="length of the latent vector")
@@ -42,6 +42,8 @@ def parse_args(argv=None):
     group.add_argument("--beta", metavar="X", type=flags.positive_float, default=1.0, help="weight of the KL, for VAE")
     variance = "of the VAE's Gaussian p(x|z): the coursework's 1/2, or one learned for all pixels"
     group.add_argument("--variance", choices=["0.5", "learned"], default="0.5", help=variance)
+    shifted = "share of the training photographs that are moved by a pixel; 1.0 with --variance learned"
+    group.add_argument("--shift", metavar="X", type=flags.share, default=0.0, help=shifted)
     group = parser.add_argument_group("optimizer")
     group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam", help="sgd is plain, adam is AdamW")
     schedule = f"of the learning rate; step: x {LR_DECAY} every {LR_DECAY_EVERY} epochs"
@@ -50,9 +52,11 @@ def parse_args(argv=None):
     flags.add_torch_flags(parser)
     flags.add_data_flags(parser)
     flags.add_evaluation_flags(parser)
-    first = flags.peek(argv, "model", "optimizer")
+    first = flags.peek(argv, "model", "optimizer", "variance")
     parser.set_defaults(**DEFAULTS.get(flags.find_model(first.model, DEFAULTS), {}))
     parser.set_defaults(**OPTIMIZERS.get(first.optimizer or "adam", {}))
+    if first.variance == "learned":
+        parser.set_defaults(shift=1.0)
     args = parser.parse_args(argv)
     check_flags(parser, args)
     args.image_size = (args.image_size * 2)[:2]
@@ -84,7 +88,7 @@ import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from data import augment, create_flower_dataloaders, describe, mean_image_loss, mirror, output_root
+from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root, shift
 from evaluation.likelihood import bits_per_dimension, describe_estimate, estimate_likelihood
 from evaluation.models import (
     CLASSIFIES,
@@ -223,7 +227,7 @@ def main(argv=None):
     if args.model != "VAE":
         del args.variance
     height, width = args.image_size
-    transform = augment if RECONSTRUCTS in TABLE[args.model].roles else mirror
+    transform = (lambda images: shift(mirror(images), args.shift)) if args.shift else mirror
     loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, transform=transform)
     info = loaders[0].dataset.info
     if CLASSIFIES in TABLE[args.model].roles and len(info["classes"]) < 2:

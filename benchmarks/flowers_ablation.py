@@ -19,7 +19,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import Autoencoder
-import data
 import train_script
 import VarAutoencoder
 from training.flags import natural_int, positive_int
@@ -101,8 +100,7 @@ VARIANTS = {
     "gain √2 in the last layers as well": [patch(initialise, lambda stack, last_gain: initialise(stack, 2**0.5))],
     "first bias zero": [patch(build_encoder, no_grey)],
     "transposed convolutions": [patch(build_decoder, transposed_decoder)],
-    "images not mirrored": [mock.patch.object(train_script, "augment", data.shift)],
-    "images not shifted": [mock.patch.object(train_script, "augment", data.mirror)],
+    "images not mirrored": [mock.patch.object(train_script, "mirror", lambda images: images)],
     "no weight decay": [patch(build_optimizer, optimizer_with(weight_decay=0.0))],
     "Adam's beta2 0.999": [patch(build_optimizer, optimizer_with(betas=(0.95, 0.999)))],
     "cosines in the one-cycle schedule": [patch(build_optimizer, cosine)],

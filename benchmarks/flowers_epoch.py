@@ -13,7 +13,7 @@ import common
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_script
-from data import augment, create_flower_dataloaders
+from data import create_flower_dataloaders, mirror
 from training.flags import multiple_of_4, positive_int
 from training.script import seed_everything
 
@@ -22,7 +22,7 @@ def epoch_of(model_name: str, *flags: str, root=None):
     """A function that trains and validates for one epoch, with the script's flags."""
     args = train_script.parse_args(["--model", model_name, "--epochs", "1000", *flags])
     (height, width), args.device = args.image_size, "cpu"
-    loaders = create_flower_dataloaders(args.batch_size, root, width, height, "real", transform=augment)
+    loaders = create_flower_dataloaders(args.batch_size, root, width, height, "real", transform=mirror)
     seed_everything(args.seed)
     model, _ = train_script.build_model(args, loaders[0].dataset)
     learner = train_script.build_learner(args, model, len(loaders[0]))

@@ -13,7 +13,7 @@ import common
 import flowers_training
 
 import train_script
-from data import augment, create_flower_dataloaders
+from data import create_flower_dataloaders, mirror
 from training.flags import positive_int
 
 
@@ -32,7 +32,7 @@ def main(argv=None):
     turns = parser.parse_args(argv).turns
     args = train_script.parse_args(["--model", "AE"])
     ways = {
-        "ours": lambda: create_flower_dataloaders(args.batch_size, data="real", transform=augment),
+        "ours": lambda: create_flower_dataloaders(args.batch_size, data="real", transform=mirror),
         "ImageFolder": lambda: flowers_training.usual_loaders(args, workers=0),
         "ImageFolder, 2 workers": lambda: flowers_training.usual_loaders(args, workers=2),
     }

@@ -13,7 +13,7 @@ from helpers import REAL_FLOWERS, needs_flowers
 from PIL import Image
 
 import datasets
-from data import SHIFTED, create_flower_dataloaders, describe, mean_image_loss, mirror, output_root, shift
+from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root, shift
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
 from training import PROJECT, UserError
 
@@ -88,14 +88,14 @@ def test_labels_follow_the_folders_whose_names_cannot_forge_a_line_of_the_log(tm
 def test_shifted_images_are_moved_by_a_pixel_and_their_edges_repeated():
     images = torch.rand(900, 3, 5, 7)
     padded, places = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), []
-    for moved, around in zip(shift(images), padded, strict=True):
+    for moved, around in zip(shift(images, 0.3), padded, strict=True):
         found = [(i, j) for i in range(3) for j in range(3) if torch.equal(moved, around[:, i : i + 5, j : j + 7])]
         places += found
         assert len(found) == 1
     assert len(set(places)) == 9
-    assert places.count((1, 1)) / 900 == pytest.approx(1 - SHIFTED * 8 / 9, abs=0.06)
-    assert shift(images[0]).shape == (3, 5, 7)
-    assert shift(images.to("meta")).device.type == "meta"
+    assert places.count((1, 1)) / 900 == pytest.approx(1 - 0.3 * 8 / 9, abs=0.06)
+    assert shift(images[0], 1.0).shape == (3, 5, 7)
+    assert shift(images.to("meta"), 1.0).device.type == "meta"
 
 
 def test_half_of_the_training_images_are_mirrored_each_time_anew(tiny_flowers):

@@ -304,9 +304,7 @@ def test_the_likelihood_of_squared_errors_is_that_of_a_gaussian_of_variance_one_
 
 def test_the_likelihood_of_other_digits_is_refused_and_a_model_of_the_stand_in_shown_that(copied, stand_in, tmp_path):
     root = write_mnist(tmp_path / "others", train=50, test=30).parent.parent
-    with pytest.raises(
-        UserError, match="VAE was trained on MNIST-like images .*, here is .*--data-root"
-    ):
+    with pytest.raises(UserError, match="VAE was trained on MNIST-like images .*, here is .*--data-root"):
         logged(main.main, "--model", "VAE", "--evaluate", "--data-root", root, "--output-root", copied)
     flags = ["--model", "VAE", "--output-root", tmp_path / "synthetic"]
     logged(main.main, *flags, "--data", "synthetic", "--hidden-size", 8, "--epochs", 1)
