@@ -21,12 +21,13 @@ class Autoencoder(nn.Module):
 
     name = "AE"
     is_dist = has_label = False  # what the encoder answers with, and whether `forward` takes labels
+    last_gains = 1.0, 0.3  # of the initial weights of the encoder's and the decoder's last layer (`initialise`)
 
     def __init__(self, encoding_dim: int = AE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__()
         self.image_shape, self.encoding_dim = (3, img_height, img_width), encoding_dim
-        self.encoder = build_encoder(encoding_dim, img_height, img_width)
-        self.decoder = build_decoder(encoding_dim, img_height, img_width)
+        self.encoder = build_encoder(encoding_dim, img_height, img_width, self.last_gains[0])
+        self.decoder = build_decoder(encoding_dim, img_height, img_width, self.last_gains[1])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The reconstructions of images (B, 3, H, W)."""
@@ -64,7 +65,7 @@ class Autoencoder(nn.Module):
         return " -> ".join("x".join(map(str, size)) for size in sizes)
 
 
-def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
+def build_encoder(encoding_dim: int, img_height: int, img_width: int, last_gain: float = 1.0) -> nn.Sequential:
     """Images (B, 3, H, W) -> latent vectors (B, encoding_dim)."""
     height, width = quarter(img_height, img_width)
     encoder = nn.Sequential(
@@ -79,14 +80,14 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Flatten(),
         nn.Linear(128 * height * width, encoding_dim),
     )
-    initialise(encoder, last_gain=1.0)
+    initialise(encoder, last_gain)
     if not encoder[0].weight.is_meta:
         with torch.no_grad():  # subtract mid-grey, so that each unit is active for about half of the images
             encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
     return encoder
 
 
-def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequential:
+def build_decoder(encoding_dim: int, img_height: int, img_width: int, last_gain: float) -> nn.Sequential:
     """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
     height, width = quarter(img_height, img_width)
     decoder = nn.Sequential(
@@ -102,7 +103,7 @@ def build_decoder(encoding_dim: int, img_height: int, img_width: int) -> nn.Sequ
         nn.Conv2d(32, 3, 3, padding=1),
         nn.Sigmoid(),  # (B, 3, H, W)
     )
-    initialise(decoder, last_gain=0.3)
+    initialise(decoder, last_gain)
     return decoder
 
 

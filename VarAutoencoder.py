@@ -36,6 +36,7 @@ class VarAutoencoder(Autoencoder):
 
     name = "VAE"
     is_dist = True
+    last_gains = 2**0.5, 2**0.5
 
     def __init__(
         self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24, variance: str = HALF
