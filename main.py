@@ -15,10 +15,10 @@ from argparse import Namespace
 
 from training import flags
 
-DEFAULTS = {  # of flags, for each --model; --kl-peak is of use where labels let z say little
+DEFAULTS = {  # of flags, for each --model; the CVAE's samples are the digits asked for where the KL weighs more
     "AE": {"recon": "mse", "beta": None, "kl_peak": None},
     "VAE": {"recon": "bce", "beta": 1.0, "kl_peak": 1.0},
-    "CVAE": {"recon": "bce", "beta": 1.0, "kl_peak": 3.3},
+    "CVAE": {"recon": "bce", "beta": 1.6, "kl_peak": 1.0},
 }
 READ = {  # flags by which a trained model is asked for
     "figures_only": {"model", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},

@@ -43,11 +43,11 @@ GRIDS, DIGITS = ("train", "valid", "random"), ("samples", "reconstruction", "lat
 
 SHIPPED = {  # fingerprints of the weights that come with the project
     "MLPAE": "60c69be3886aff93",
-    "AE": "cba0557fc1360751",
-    "VAE": "1d69ff5a6ac422ee",
-    "MNIST_AE": "91e2ed1ea8ae1e02",
-    "MNIST_VAE": "903f0fdeba0b381c",
-    "MNIST_CVAE": "0a00519e94fd70d1",
+    "AE": "48633fcf93142f82",
+    "VAE": "c433153ca518e5e6",
+    "MNIST_AE": "1490e8667ee5401d",
+    "MNIST_VAE": "aa30c15224632933",
+    "MNIST_CVAE": "f319e989553495e4",
 }
 
 
