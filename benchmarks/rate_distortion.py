@@ -75,7 +75,7 @@ def main(argv=None):
     usual = spread(features_of(classifier, images), labels)
     print(f"validation digits: read rightly {(read(classifier, images)[1] == labels).float().mean():.2%}, spread 1")
     lines = {}
-    for name in ("VAE", "CVAE"):
+    for name in ("CVAE", "VAE"):
         for beta, peak in [*((beta, 1.0) for beta in BETAS), (1.0, PEAK)]:
             with torch.enable_grad():
                 model, checkpoint = run(name, beta, peak, args.seed, args.output_root)

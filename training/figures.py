@@ -143,13 +143,17 @@ def plot_rate_distortion(lines: dict[str, list[dict]], path, title: str) -> None
     """Trainings {name: [{"rate", "distortion", "bound", "asked", "spread", "beta"}, ...]}, a line each: distortion
     against rate, and against the bound what samples are read as (perhaps None) and how much they differ."""
     figure, axes = _figure(14, 4.8, columns=3)
+    sides = iter([(-6, "right", "top"), (6, "left", "bottom")])  # of the labels of the two lines
     for name, rows in lines.items():
         style = {"marker": "o" if len(rows) > 1 else "*", "markersize": 5 if len(rows) > 1 else 14}
         for plot, (x, y) in zip(axes, PANELS, strict=True):
             shown = [row for row in rows if row[y] is not None]
             plot.plot([row[x] for row in shown], [row[y] for row in shown], label=name, **style)
-        for row in rows:
-            axes[0].annotate(f"β {row['beta']:g}", (row["rate"], row["distortion"]), (5, 5), textcoords="offset points")
+        for offset, ha, va in [next(sides)] if len(rows) > 1 else []:
+            place = {"xytext": (offset, offset), "textcoords": "offset points", "ha": ha, "va": va}
+            for row in rows:
+                axes[0].annotate(f"β {row['beta']:g}", (row["rate"], row["distortion"]), **place)
+    axes[0].margins(0.15)  # for the labels
     for plot, (xlabel, ylabel) in zip(axes, PANELS.values(), strict=True):
         plot.set(xlabel=xlabel, ylabel=ylabel)
         plot.grid(alpha=0.3)

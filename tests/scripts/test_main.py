@@ -117,7 +117,7 @@ def test_the_checkpoint_says_what_it_is_and_its_loss_can_be_found_again(name, tr
         [(images, labels)] = loader
         with torch.no_grad():
             outputs = model(images, labels) if name == "CVAE" else model(images)
-        _, metrics = main.Losses(*(("mse", None) if name == "AE" else ("bce", 1.0)))(outputs, images)
+        _, metrics = main.Losses(main.DEFAULTS[name]["recon"], main.DEFAULTS[name]["beta"])(outputs, images)
         for metric, value in metrics.items():
             assert value == pytest.approx(checkpoint[f"{part}_{metric}"], rel=1e-6)
     assert checkpoint["test_images"] == 100
