@@ -278,6 +278,14 @@ def test_a_checkpoint_of_odd_content_fails_in_its_row(change, words, tmp_path):
     assert {(row.passed, row.found) for row in rest} == {(False, NOT_CHECKED)}
 
 
+def test_a_model_of_mnist_without_a_test_fails(trained_mnist, tmp_path):
+    checkpoint = best_checkpoint(trained_mnist[0], "MNIST_VAE")
+    del checkpoint["test_loss"]
+    save(tmp_path, "MNIST_VAE", checkpoint)
+    first = submission.check_model("MNIST_VAE", tmp_path, {}, SCRIPTS)[0]
+    assert (first.passed, "lacks the test after its training" in first.found) == (False, True)
+
+
 def test_other_layers_and_more_epochs_fail(tmp_path):
     torch.manual_seed(0)
     checkpoint = best_checkpoint(PROJECT, "AE")
@@ -370,6 +378,8 @@ def test_an_untrained_model_of_mnist_fails(trained_mnist, tiny_mnist, tmp_path):
     mean = (train.mean(dim=0) - test).square().sum().item() / len(test)
     rows, _ = check_changed("MNIST_AE", *digits)
     assert rows["weights"][0]
+    rows, _ = check_changed("MNIST_AE", *digits, test_loss=0.001)
+    assert re.search("test loss of .*0.001 is claimed", rows["weights"][1])
     torch.manual_seed(0)
     rows, measured = check_changed("MNIST_AE", *digits, state_dict=build_model("AE", 16, 3).state_dict())
     assert [check for check, (passed, _) in rows.items() if not passed] == ["weights", "test loss"]
