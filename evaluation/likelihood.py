@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training import UserError
 from training.script import warn_of_waiting
+from VarAutoencoder import kl_divergence
 
 IMAGES, DECODED = 64, 2**23  # images at a time, and numbers in the images that are decoded at once
 GREY_LEVELS = 256
@@ -59,7 +60,7 @@ def estimate_likelihood(
                 log_sum = torch.logaddexp(log_sum, (log_p - log_ratio(zs, mu, sigma)).logsumexp(dim=0))
                 distortion -= log_p.sum(dim=0) / samples
             nll = math.log(samples) - log_sum
-            rate = 0.5 * (mu.square() + sigma.square() - 1 - 2 * sigma.log()).sum(dim=1)
+            rate = kl_divergence(mu, 2 * sigma.log()).sum(dim=1)
             found.append(torch.stack([nll, distortion, rate]).cpu())
     estimate = torch.cat(found, dim=1)
     if not estimate.isfinite().all():

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
+from evaluation.likelihood import bits_per_dimension
 from evaluation.models import TABLE
 from training.loop import average
 from training.script import seed_everything
@@ -44,7 +45,10 @@ def conventions(losses: dict, recon: str, pixels: int) -> dict:
     """
     squared, kl = recon == "mse", losses.get("kl")
     error = losses.get("recon", losses["loss"] * (pixels if squared else 1))
-    total, constant = error + (kl or 0), math.log2(math.pi) / 2 + 8 if squared else 0
+    total = error + (kl or 0)
+    bits = total / pixels / math.log(2)
+    if squared:
+        bits = bits_per_dimension(total + pixels * math.log(math.pi) / 2, pixels)
     return {
         "recon is": "squared error" if squared else "nats",
         "recon/pixel": error / pixels,
@@ -53,7 +57,7 @@ def conventions(losses: dict, recon: str, pixels: int) -> dict:
         "KL": kl,
         "sum": total,
         "sum x 16": VAE_UNIT * total,
-        "bits/dim": None if kl is None else total / pixels / math.log(2) + constant,
+        "bits/dim": None if kl is None else bits,
         "the log's": losses["loss"],
     }
 

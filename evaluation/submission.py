@@ -23,16 +23,7 @@ from VarAutoencoder import HALF
 RETRAIN_TOLERANCE = 0.03  # between the best losses of two runs with one seed: processors round differently
 NOT_CHECKED = "not checked, for what fails above"
 MAX_EPOCHS = 1000  # that are checked, or trained anew
-RETRAIN_FLAGS = (
-    "batch_size",
-    "lr",
-    "seed",
-    "encoding_dim",
-    "beta",
-    "optimizer",
-    "schedule",
-    "shift",
-)  # settings to repeat
+RETRAIN_FLAGS = ("batch_size", "lr", "seed", "encoding_dim", "beta", "optimizer", "schedule")  # settings to repeat
 RETRAIN_FLAGS += ("shift", "hidden_size", "latent_size", "recon", "kl_peak", "samples")
 RETRAIN_SWITCHES = ("amp", "binarize")
 MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"
