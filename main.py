@@ -107,14 +107,18 @@ class Losses:
         self.recon, self.beta = recon, beta
 
     def reconstruction(self, reconstructions, xs):
-        """-log p(x|z) of images (B, ...), summed over the pixels: (B,). Raises UserError for values outside [0, 1]."""
+        """-log p(x|z) of images (B, ...), summed over the pixels: (B,), or (K, B) for K reconstructions of each.
+
+        Raises UserError for values outside [0, 1].
+        """
         low, high = (bound.item() for bound in xs.aminmax())
         if not 0 <= low <= high <= 1:
             raise UserError(f"expected images with values from 0 to 1, found {low:g} to {high:g}")
         if not reconstructions.isfinite().all():  # cross-entropy would raise; the training loop says what to do
-            return reconstructions.flatten(1).sum(dim=1)
+            return reconstructions.flatten(1 - xs.dim()).sum(dim=-1)
         per_pixel = binary_cross_entropy if self.recon == "bce" else mse_loss
-        return per_pixel(reconstructions, xs, reduction="none").flatten(1).sum(dim=1)
+        losses = per_pixel(reconstructions, xs.expand_as(reconstructions), reduction="none")
+        return losses.flatten(1 - xs.dim()).sum(dim=-1)
 
     def kl_div(self, p, q):
         """KL(p || q) of two diagonal Gaussians, each (mean, standard deviation) of shape (B, D), in nats: (B,).
@@ -135,29 +139,37 @@ class Losses:
         if self.beta is None:  # the AE's squared error is stated per pixel, like the flowers'
             loss = self.reconstruction(outputs, xs).mean()
             return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
-        reconstructions, mu, sigma, *zs = outputs
+        reconstructions, mu, sigma, *several = outputs
         kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(())))
-        if zs:
-            samples = len(reconstructions)
-            recon = self.reconstruction(reconstructions.flatten(0, 1), xs.expand(samples, *xs.shape).flatten(0, 1))
-            recon = recon.view(samples, -1)
-            loss = value = self.importance_weighted(recon, log_ratio(*zs, mu, sigma), kl).mean()
+        if several:
+            recon, loss = self.importance_weighted(outputs, xs)
+            loss = value = loss.mean()
         else:
             recon = self.reconstruction(reconstructions, xs)
             value = (recon + self.beta * kl).mean()
             loss = value if kl_weight is None else (recon + kl_weight * kl).mean()
         return loss, {"loss": value.item(), "recon": recon.mean().item(), "kl": kl.mean().item()}
 
-    def importance_weighted(self, recon, ratio, kl):
-        """The negative importance-weighted bound on log p(x) of images, in nats: (B,).
+    def importance_weighted(self, outputs, xs):
+        """-log p(x|z) of K samples z of q(z|x), (K, B), and the negative importance-weighted bound on log p(x), (B,).
 
-        recon: -log p(x|z), and ratio: log q(z|x) - log p(z), of K samples z of q(z|x), (K, B); kl: KL(q(z|x) || p(z)),
-        (B,).
-        -log 1/K sum over k of p(x|z_k) p(z_k) / q(z_k|x)     (Burda et al. 2016, equation 8)
-        KL less the mean ratio has the expectation 0, and so have its gradients. Added, it makes of K = 1 exactly the
-        loss of the VAE, which knows the KL in closed form, and lowers the variance of the gradients for a few samples.
+        -log 1/K sum over k of w_k,  where w_k = p(x|z_k) p(z_k) / q(z_k|x)     (Burda et al. 2016, equation 8)
+        Its gradient is the mean over the K of that of -log w_k, weighted by w_k / sum w. So one z, drawn by these
+        weights, gives an unbiased one at the price of a VAE's. The encoder's, which fades in noise as K grows, is
+        replaced by the doubly reparameterized one (Tucker et al. 2019, equation 8): through z alone, times the weight.
         """
-        return math.log(len(recon)) - (-recon - ratio).logsumexp(dim=0) + (kl - ratio.mean(dim=0))
+        reconstructions, mu, sigma, zs, decode = outputs
+        recon = self.reconstruction(reconstructions, xs)
+        log_w = (-recon - log_ratio(zs, mu, sigma)).detach()
+        bound = math.log(len(zs)) - log_w.logsumexp(dim=0)
+        if not torch.is_grad_enabled() or not bound.isfinite().all():  # the training loop says what to do
+            return recon, bound
+        weights = log_w.softmax(dim=0)
+        chosen = weights.T.multinomial(1).T  # (1, B)
+        z = zs.gather(0, chosen[..., None].expand(1, *mu.shape))[0]
+        z = z.detach() + weights.gather(0, chosen).T * (z - z.detach())
+        loss = self.reconstruction(decode(z), xs) + log_ratio(z, mu.detach(), sigma.detach())
+        return recon, bound + loss - loss.detach()
 
 
 def build_learner(args, config: dict, steps: int) -> TorchLearner:
@@ -222,8 +234,7 @@ def evaluate(args, model, checkpoint: dict, test_set):
     def log_likelihood(zs, images, labels):
         repeated = labels.repeat(len(zs)) if model.has_label else None
         reconstructions = model.decode(zs.flatten(0, 1), repeated)
-        recon = losses.reconstruction(reconstructions, images.repeat(len(zs), 1, 1, 1))
-        return -recon.view(len(zs), -1) - constant
+        return -losses.reconstruction(reconstructions.view(-1, *images.shape), images) - constant
 
     log(f"Data: {len(test_set)} test images of {info['name']}, fingerprint {info['fingerprint']}")
     log(f"Model: {name_model(checkpoint)}")

@@ -145,13 +145,18 @@ class VariationalAutoEncoder(AutoEncoder):
         return self.decode_samples(xs, *self.encoder(xs))
 
     def decode_samples(self, xs, mu, sigma, ys=None) -> tuple[torch.Tensor, ...]:
-        """(reconstructions (B, ...), mu, sigma); with K > 1 samples (reconstructions (K, B, ...), mu, sigma, zs (K, B,
-        latent_size))."""
+        """(reconstructions (B, ...), mu, sigma); with K > 1 samples (reconstructions (K, B, ...) without gradients, mu,
+        sigma, zs (K, B, latent_size), and the function that decodes one z (B, latent_size) for each of these images).
+        """
+
+        def decode(zs):
+            return self.decoder(zs, ys=ys).view_as(xs)
+
         if self.samples == 1:
-            return self.decoder(sample(mu, sigma), ys=ys).view_as(xs), mu, sigma
+            return decode(sample(mu, sigma)), mu, sigma
         zs = sample(mu.expand(self.samples, *mu.shape), sigma)
-        repeated = None if ys is None else ys.repeat(self.samples)
-        return self.decoder(zs.flatten(0, 1), ys=repeated).view(-1, *xs.shape), mu, sigma, zs
+        with torch.no_grad():
+            return torch.stack([decode(z) for z in zs]), mu, sigma, zs, decode
 
 
 class ConditionalVariationalAutoEncoder(VariationalAutoEncoder):
