@@ -1,4 +1,4 @@
-"""Train AE, VAE or CVAE on MNIST, and plot what it has learnt.
+"""Train AE, VAE or CVAE on MNIST, or what completes digits, and plot what it has learnt.
 
     python main.py --model VAE > ./log/train_MNIST_VAE.txt
     python main.py --model CVAE --figures-only --labels 2 0 2 6      # from the checkpoint, without training
@@ -6,8 +6,10 @@
     python main.py --model CVAE --gif                                # and how the digits come about
     python main.py --model VAE --binarize --samples 5 --latent-size 50 --epochs 60 --output-root iwae
     python main.py --model VAE --evaluate --output-root iwae            # its test set's likelihood
+    python main.py --model CVAE --given 2                            # completes digits from their left half; so does NN
 
-Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_MNIST_<M>.png and vis/mnist_<M>_*.png.
+Writes models/BestModel_MNIST_<M>.pth, models/LastModel_MNIST_<M>.pth, vis/loss_MNIST_<M>.png and vis/mnist_<M>_*.png;
+with --given N <M> is CVAE_givenN or NN_givenN, and the picture vis/mnist_completion_N.png.
 """
 
 import math
@@ -19,11 +21,17 @@ DEFAULTS = {  # of flags, for each --model; the CVAE's samples are the digits as
     "AE": {"recon": "mse", "beta": None, "kl_peak": None},
     "VAE": {"recon": "bce", "beta": 1.0, "kl_peak": 1.0},
     "CVAE": {"recon": "bce", "beta": 1.6, "kl_peak": 1.0},
+    "NN": {"recon": "bce", "beta": None, "kl_peak": None},
+}
+COMPLETES = {  # the same with --given
+    "CVAE": {"beta": 1.0, "latent_size": 50, "nll_samples": 100},
+    "NN": {"latent_size": None, "nll_samples": None},
 }
 READ = {  # flags by which a trained model is asked for
-    "figures_only": {"model", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},
-    "evaluate": flags.READ_BY_EVALUATE,
+    "figures_only": {"model", "given", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},
+    "evaluate": {"given", *flags.READ_BY_EVALUATE},
 }
+NOT_WITH_GIVEN = ("labels", "gif", "sampler", "samples", "kl_peak", "recon")
 NOT_TRAINING = ("figures_only", "labels", "gif", "sampler", "evaluate", "nll_samples")  # flags that change no weight
 
 
@@ -32,13 +40,15 @@ def parse_args(argv=None):
     parser = flags.make_parser("Train AE, VAE or CVAE on MNIST.", DEFAULTS)
     flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
+    text = "predict the rest of digits, given N quadrants: 1 the lower left, 2 the left half, 3 all but the lower right"
+    group.add_argument("--given", type=int, choices=[1, 2, 3], help=text)
     size, weight = {"metavar": "N", "type": flags.positive_int}, {"metavar": "X", "type": flags.positive_float}
     group.add_argument("--hidden-size", **size, default=512, help="width of the hidden layers")
     group.add_argument("--latent-size", **size, default=20, help="length of the latent vector")
     group.add_argument("--recon", choices=["bce", "mse"], help="cross-entropy or squared errors")
     group.add_argument("--binarize", action="store_true", help="draw pixels of 0 and 1, anew in each epoch")
     samples = {"metavar": "K", "type": flags.sample_count, "default": 1}
-    group.add_argument("--samples", **samples, help="of q(z|x), importance weighted: above 1 an IWAE, with the KL at 1")
+    group.add_argument("--samples", **samples, help="of q(z|x), rising to K, importance weighted: above 1 an IWAE")
     group.add_argument("--beta", **weight, help="weight of the KL")
     group.add_argument("--kl-peak", **weight, help="factor on --beta: rises from 1 to X half-way, falls to 1")
     flags.add_training_flags(parser, epochs=10, batch_size=128, lr=4e-3, patience=10)
@@ -50,9 +60,12 @@ def parse_args(argv=None):
     group.add_argument("--gif", action="store_true", help="also film how latent vectors turn into digits")
     flags.add_sampler_flag(group, "digits'")
     flags.add_evaluation_flags(parser)
-    first = flags.peek(argv, "model", "samples")
-    parser.set_defaults(**DEFAULTS.get(flags.find_model(first.model, DEFAULTS), {}))
-    if first.samples not in (None, "1") and flags.find_model(first.model, DEFAULTS) != "AE":
+    first = flags.peek(argv, "model", "samples", "given")
+    model = flags.find_model(first.model, DEFAULTS)
+    parser.set_defaults(**DEFAULTS.get(model, {}))
+    if first.given:
+        parser.set_defaults(**COMPLETES.get(model, {}))
+    elif first.samples not in (None, "1") and model != "AE":
         parser.set_defaults(beta=1.0, kl_peak=1.0)
     args = parser.parse_args(argv)
     check_flags(parser, args)
@@ -61,6 +74,13 @@ def parse_args(argv=None):
 
 def check_flags(parser, args) -> None:
     """End with status 2 where flags do not go together."""
+    if args.given and args.model not in COMPLETES:
+        parser.error(f"argument --given: {args.model} completes no digits; use --model CVAE or NN")
+    if args.model == "NN" and not args.given:
+        parser.error("argument --model: NN is the baseline of --given 1, 2 or 3; add one of them")
+    for name in flags.given(parser, args) if args.given else []:
+        if name in NOT_WITH_GIVEN or args.model == "NN" and name in ("latent_size", "beta", "nll_samples"):
+            parser.error(f"argument --{name.replace('_', '-')}: not for {args.model} with --given")
     if args.model != "CVAE" and args.labels:
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
     if args.model == "AE" and (args.beta or args.kl_peak or args.samples > 1):
@@ -82,10 +102,12 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from data import create_mnist_dataloaders, describe, mean_image_loss, output_root
-from evaluation.digits import FilmedLearner, figure_path, latents_and_labels, plot_all
-from evaluation.likelihood import describe_estimate, describe_grey, estimate_likelihood, log_ratio
-from evaluation.models import load_model, name_model
-from model import BLOCKS, build_model
+from evaluation.completion import plot_completions
+from evaluation.digits import FilmedLearner, evaluate, figure_path, latents_and_labels, plot_all
+from evaluation.likelihood import log_ratio
+from evaluation.models import TABLE, load_model, name_mnist_model
+from generators.completion import given_pixels
+from model import BLOCKS
 from training import UserError, is_synthetic
 from training.distributed import init_distributed, rank, rank_0_first
 from training.figures import plot_film
@@ -100,11 +122,12 @@ class Losses:
     That is the negative evidence lower bound (Kingma & Welling 2014, equation 3) for beta 1; beta other than 1 weights
     the KL (Higgins et al. 2017). beta None: there is no KL, as for the AE. recon says what -log p(x|z) is:
     "bce", the cross-entropy of a Bernoulli distribution for each pixel, in nats; "mse", the squared errors, which are
-    those of a Gaussian of variance 1/2, up to a constant.
+    those of a Gaussian of variance 1/2, up to a constant. given: of quadrants, whose pixels do not count, and whose
+    models have a prior of their own in place of N(0, I).
     """
 
-    def __init__(self, recon: str = "bce", beta: float | None = 1.0):
-        self.recon, self.beta = recon, beta
+    def __init__(self, recon: str = "bce", beta: float | None = 1.0, given: int | None = None):
+        self.recon, self.beta, self.given = recon, beta, given
 
     def reconstruction(self, reconstructions, xs):
         """-log p(x|z) of images (B, ...), summed over the pixels: (B,), or (K, B) for K reconstructions of each.
@@ -118,6 +141,8 @@ class Losses:
             return reconstructions.flatten(1 - xs.dim()).sum(dim=-1)
         per_pixel = binary_cross_entropy if self.recon == "bce" else mse_loss
         losses = per_pixel(reconstructions, xs.expand_as(reconstructions), reduction="none")
+        if self.given:
+            losses = losses.masked_fill(given_pixels(self.given, xs.device), 0)
         return losses.flatten(1 - xs.dim()).sum(dim=-1)
 
     def kl_div(self, p, q):
@@ -139,9 +164,9 @@ class Losses:
         if self.beta is None:  # the AE's squared error is stated per pixel, like the flowers'
             loss = self.reconstruction(outputs, xs).mean()
             return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
-        reconstructions, mu, sigma, *several = outputs
-        kl = self.kl_div((mu, sigma), (mu.new_zeros(()), mu.new_ones(())))
-        if several:
+        reconstructions, mu, sigma, *others = outputs
+        kl = self.kl_div((mu, sigma), others if self.given else (mu.new_zeros(()), mu.new_ones(())))
+        if others and not self.given:
             recon, loss = self.importance_weighted(outputs, xs)
             loss = value = loss.mean()
         else:
@@ -174,13 +199,14 @@ class Losses:
 
 def build_learner(args, config: dict, steps: int) -> TorchLearner:
     """Model, loss, optimizer and schedule, for so many steps in all."""
-    model = build_model(args.model, **config).to(args.device)
+    model = TABLE[name_mnist_model(args.model, args.given)].build(**config).to(args.device)
     hidden, parameters = " -> ".join([str(args.hidden_size)] * (1 + BLOCKS)), sum(map(torch.numel, model.parameters()))
-    layers = f"784 -> {hidden} -> {args.latent_size} -> {hidden} -> 784"
+    layers = f"784 -> {hidden} -> {args.latent_size or args.hidden_size} -> {hidden} -> 784"
     log(f"Model: {args.model}, {layers}, {parameters:,} parameters")
     optimizer = AdamW(model.parameters(), args.lr, betas=(0.9, 0.99), fused=True)
     scheduler = OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=False)
-    losses = Losses(args.recon, args.beta)
+    losses = Losses(args.recon, args.beta, args.given)
+    model.train_samples = lambda: round(args.samples ** (scheduler.last_epoch / steps))  # from 1 to --samples
 
     def measure(outputs, images):
         if args.kl_peak in (None, 1):
@@ -201,14 +227,15 @@ def train(args, loaders) -> list[dict]:
     for loader in loaders:
         loader.dataset.to(args.device)
     seed_everything(args.seed)
-    config = {"hidden_size": args.hidden_size, "latent_size": args.latent_size}
-    config |= {} if args.model == "AE" else {"samples": args.samples}
+    name = name_mnist_model(args.model, args.given)
+    config = {key: getattr(args, key) for key in TABLE[name].config}
     learner = build_learner(args, config, args.epochs * len(loaders[0]))
-    about = {"model": f"MNIST_{args.model}", "config": config, "data": info, "settings": {"epochs": args.epochs}}
+    about = {"model": name, "config": config, "data": info, "settings": {"epochs": args.epochs}}
     trained_by = Namespace(**{name: value for name, value in vars(args).items() if name not in NOT_TRAINING})
     best = fit(trained_by, about, loaders, learner)
-    prior = torch.tensor([[[0.0]], [[1.0]]], device=args.device) if learner.model.is_dist else ()  # mu and sigma
-    warn_unless_below(mean_image_loss(loaders, Losses(args.recon, args.beta), *prior), best)
+    prior = [*torch.tensor([[[0.0]], [[1.0]]], device=args.device)] if learner.model.is_dist else []  # mu and sigma
+    losses = Losses(args.recon, args.beta, args.given)
+    warn_unless_below(mean_image_loss(loaders, losses, *(2 * prior if args.given else prior)), best)
     if rank() == 0:
         for line in last_lines(best, learner.suffix):
             log(line)
@@ -218,41 +245,10 @@ def train(args, loaders) -> list[dict]:
     return best["history"]
 
 
-def evaluate(args, model, checkpoint: dict, test_set):
-    """Log how likely the model finds the test images; returns the `Estimate`. Raises UserError for other images."""
-    info, expected = test_set.info, checkpoint["data"]
-    if info["fingerprint"] != expected["fingerprint"]:
-        found = f"{args.model} was trained on {expected['name']} {expected['fingerprint']}, here is {info['name']}"
-        raise UserError(f"{found} {info['fingerprint']}: name the right folder with --data-root, or train it anew")
-    model, test_set = model.to(args.device), test_set.to(args.device)
-    losses, pixels = Losses(checkpoint["settings"]["recon"]), test_set.images[0].numel()
-    constant = pixels * math.log(math.pi) / 2 if losses.recon == "mse" else 0.0  # of a Gaussian of variance 1/2
-
-    def posterior(images, labels):
-        return model.encoder(images, labels if model.has_label else None)
-
-    def log_likelihood(zs, images, labels):
-        repeated = labels.repeat(len(zs)) if model.has_label else None
-        reconstructions = model.decode(zs.flatten(0, 1), repeated)
-        return -losses.reconstruction(reconstructions.view(-1, *images.shape), images) - constant
-
-    log(f"Data: {len(test_set)} test images of {info['name']}, fingerprint {info['fingerprint']}")
-    log(f"Model: {name_model(checkpoint)}")
-    estimate = estimate_likelihood(test_set, posterior, log_likelihood, args.nll_samples, args.seed)
-    is_grey = not checkpoint["settings"]["binarize"]
-    for line in describe_estimate(estimate, args.nll_samples, pixels if losses.recon == "mse" and is_grey else None):
-        log(line)
-    if losses.recon == "bce" and is_grey:
-        log(describe_grey(test_set[:][0]))
-    if model.has_label:
-        log("Labels: the likelihood is that of the images given their labels")
-    return estimate
-
-
 def main(argv=None, create=create_mnist_dataloaders):
-    """Train and plot; returns the history, or with --evaluate the `Estimate`. create: makes the loaders."""
+    """Train and plot; returns the history, or with --evaluate what `evaluate` does. create: makes the loaders."""
     args = parse_args(argv)
-    args.device, name = str(init_distributed(args.device)), f"MNIST_{args.model}"
+    args.device, name = str(init_distributed(args.device)), name_mnist_model(args.model, args.given)
     trained = load_model(name, args.output_root) if args.figures_only or args.evaluate else None
     binarize, data = args.binarize, args.data
     if trained:
@@ -262,10 +258,15 @@ def main(argv=None, create=create_mnist_dataloaders):
     with rank_0_first():  # it may have to download them
         loaders = create(args.batch_size, args.data_root, data, binarized=binarize)
     if args.evaluate:
-        return evaluate(args, *trained, loaders[2].dataset)
+        losses = Losses(trained[1]["settings"]["recon"], given=args.given)
+        return evaluate(args, *trained, loaders[2].dataset, losses)
     history = trained[1]["history"] if trained else train(args, loaders)
     if rank() == 0:
-        plot_all(args, *(trained or load_model(name, args.output_root)), loaders)
+        trained = trained or load_model(name, args.output_root)
+        if args.given:
+            plot_completions(args, trained[1], loaders)
+        else:
+            plot_all(args, *trained, loaders)
     return history
 
 

@@ -131,7 +131,8 @@ class AutoEncoder(nn.Module):
 class VariationalAutoEncoder(AutoEncoder):
     """The encoder answers with a distribution, of which the decoder gets a sample (Kingma & Welling 2014).
 
-    kwargs: samples=K, latent vectors for each image, for the importance-weighted loss (Burda et al. 2016).
+    kwargs: samples=K, latent vectors for each image, for the importance-weighted loss (Burda et al. 2016); who trains
+    may set `train_samples`, a function that says how many there are in training.
     """
 
     is_dist = True
@@ -139,6 +140,7 @@ class VariationalAutoEncoder(AutoEncoder):
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
         super().__init__(encoder, decoder)
         self.samples = kwargs.get("samples", 1)
+        self.train_samples = lambda: self.samples
 
     def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (B, ...) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
@@ -152,9 +154,10 @@ class VariationalAutoEncoder(AutoEncoder):
         def decode(zs):
             return self.decoder(zs, ys=ys).view_as(xs)
 
-        if self.samples == 1:
+        samples = self.train_samples() if self.training else self.samples
+        if samples == 1:
             return decode(sample(mu, sigma)), mu, sigma
-        zs = sample(mu.expand(self.samples, *mu.shape), sigma)
+        zs = sample(mu.expand(samples, *mu.shape), sigma)
         with torch.no_grad():
             return torch.stack([decode(z) for z in zs]), mu, sigma, zs, decode
 

@@ -1,9 +1,14 @@
-"""The figures of main.py: what the trained models of MNIST make of test digits, and of random latent vectors."""
+"""What main.py does with trained models: figures of what they make of test digits and of random latent vectors, and the
+likelihood of test digits."""
+
+import math
 
 import torch
 from torch.nn.functional import mse_loss
 
 from data import output_root
+from evaluation.completion import evaluate_completion
+from evaluation.likelihood import describe_estimate, describe_grey, estimate_likelihood
 from evaluation.models import loss_unit, name_model, name_source, three_digits
 from evaluation.sampling import BATCH, between, fit_prior, interpolate, manifold, project, sample_latents
 from model import CLASSES, MODELS
@@ -11,6 +16,7 @@ from training import UserError
 from training.figures import plot_latent_space, plot_losses, plot_reconstructions, plot_samples
 from training.flags import SAMPLERS
 from training.learner import TorchLearner
+from training.script import log
 
 EXAMPLES, SAMPLES = 20, 100  # digits to reconstruct, and to sample
 FITTED_TO = 10_000  # training digits at most; more would take longer and change little
@@ -136,3 +142,38 @@ def plot_random(args, model, title: str, prior) -> None:
 def figure_path(args, name: str, suffix: str = "png"):
     """The path of one of the model's figures."""
     return args.output_root / "vis" / f"mnist_{args.model}_{name}.{suffix}"
+
+
+def evaluate(args, model, checkpoint: dict, test_set, losses):
+    """Log how likely the model finds the test images; returns the `Estimate`, or what `evaluate_completion` does.
+
+    losses: say what -log p(x|z) is. Raises UserError for images that the model was not trained on.
+    """
+    info, expected = test_set.info, checkpoint["data"]
+    if info["fingerprint"] != expected["fingerprint"]:
+        found = f"{args.model} was trained on {expected['name']} {expected['fingerprint']}, here is {info['name']}"
+        raise UserError(f"{found} {info['fingerprint']}: name the right folder with --data-root, or train it anew")
+    model, test_set = model.to(args.device), test_set.to(args.device)
+    log(f"Data: {len(test_set)} test images of {info['name']}, fingerprint {info['fingerprint']}")
+    log(f"Model: {name_model(checkpoint)}")
+    if args.given:
+        return evaluate_completion(args, model, checkpoint, test_set, losses)
+    pixels, is_grey = test_set.images[0].numel(), not checkpoint["settings"]["binarize"]
+    constant = pixels * math.log(math.pi) / 2 if losses.recon == "mse" else 0.0  # of a Gaussian of variance 1/2
+
+    def posterior(images, labels):
+        return model.encoder(images, labels if model.has_label else None)
+
+    def log_likelihood(zs, images, labels):
+        repeated = labels.repeat(len(zs)) if model.has_label else None
+        reconstructions = model.decode(zs.flatten(0, 1), repeated)
+        return -losses.reconstruction(reconstructions.view(-1, *images.shape), images) - constant
+
+    estimate = estimate_likelihood(test_set, posterior, log_likelihood, args.nll_samples, args.seed)
+    for line in describe_estimate(estimate, args.nll_samples, pixels if losses.recon == "mse" and is_grey else None):
+        log(line)
+    if losses.recon == "bce" and is_grey:
+        log(describe_grey(test_set[:][0]))
+    if model.has_label:
+        log("Labels: the likelihood is that of the images given their labels")
+    return estimate

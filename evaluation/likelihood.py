@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch.distributions import Normal, kl_divergence
 from tqdm import tqdm
 
 from training import UserError
 from training.script import warn_of_waiting
-from VarAutoencoder import kl_divergence
 
 IMAGES, DECODED = 64, 2**23  # images at a time, and numbers in the images that are decoded at once
 GREY_LEVELS = 256
@@ -30,10 +30,11 @@ class Estimate(NamedTuple):
     rate: torch.Tensor  # and KL(q(z|x) || p(z))
 
 
-def log_ratio(zs: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """log q(z|x) - log p(z) of latent vectors (..., B, D), where q(z|x) = N(mu, sigma^2), of (B, D), and p = N(0, I):
-    (..., B)."""
-    return (0.5 * (zs.square() - ((zs - mu) / sigma).square()) - sigma.log()).sum(dim=-1)
+def log_ratio(zs: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor, prior_mu=0.0, prior_sigma=1.0) -> torch.Tensor:
+    """log q(z|x) - log p(z) of latent vectors (..., B, D), where q(z|x) = N(mu, sigma^2), each (B, D), and p = N(0, I)
+    or of the mean and standard deviation given: (..., B)."""
+    q, p = Normal(mu, sigma, validate_args=False), Normal(prior_mu, prior_sigma, validate_args=False)
+    return (q.log_prob(zs) - p.log_prob(zs)).sum(dim=-1)
 
 
 @torch.no_grad()
@@ -42,8 +43,9 @@ def estimate_likelihood(
 ) -> Estimate:
     """Estimate -log p(x) of all images of a data set with so many samples each, in bounded memory.
 
-    posterior(images, labels) -> mu and sigma of q(z|x), each (B, D); log_likelihood(zs (K, B, D), images, labels) ->
-    log p(x|z), (K, B), in nats; the prior is N(0, I). Raises UserError where a likelihood is not finite.
+    posterior(images, labels) -> mu and sigma of q(z|x), each (B, D), and where the prior is not N(0, I) also of that;
+    log_likelihood(zs (K, B, D), images, labels) -> log p(x|z), (K, B), in nats. Raises UserError where a likelihood is
+    not finite.
     """
     found = []
     torch.manual_seed(seed)
@@ -51,16 +53,16 @@ def estimate_likelihood(
     with warn_of_waiting(dataset.images.device.type):
         for start in starts:
             images, labels = dataset[start : start + IMAGES]
-            mu, sigma = posterior(images, labels)
+            mu, sigma, *prior = posterior(images, labels)
             log_sum, distortion = mu.new_full((len(mu),), -math.inf), mu.new_zeros(len(mu))
             chunk = max(1, DECODED // images.numel())
             for done in range(0, samples, chunk):
                 zs = mu + sigma * torch.randn(min(chunk, samples - done), *mu.shape, device=mu.device)
                 log_p = log_likelihood(zs, images, labels)
-                log_sum = torch.logaddexp(log_sum, (log_p - log_ratio(zs, mu, sigma)).logsumexp(dim=0))
+                log_sum = torch.logaddexp(log_sum, (log_p - log_ratio(zs, mu, sigma, *prior)).logsumexp(dim=0))
                 distortion -= log_p.sum(dim=0) / samples
             nll = math.log(samples) - log_sum
-            rate = kl_divergence(mu, 2 * sigma.log()).sum(dim=1)
+            rate = kl_divergence(Normal(mu, sigma), Normal(*(prior or (0.0, 1.0)))).sum(dim=1)
             found.append(torch.stack([nll, distortion, rate]).cpu())
     estimate = torch.cat(found, dim=1)
     if not estimate.isfinite().all():
@@ -71,12 +73,17 @@ def estimate_likelihood(
 def describe_estimate(estimate: Estimate, samples: int, dims: int | None = None) -> list[str]:
     """Lines for the log; dims: of an image, for bits per dimension, where its density is that of 256 grey levels."""
     nll, distortion, rate = (part.double().mean().item() for part in estimate)
-    error = (estimate.nll.double().var() / len(estimate.nll)).sqrt().item()  # over images
     bits = f", {bits_per_dimension(nll, dims):.3f} bits per dimension" if dims else ""
     how = f"importance weighted, {samples} samples, {len(estimate.nll)} images"
     bound = f"{distortion + rate:.2f} = Distortion {distortion:.2f} + Rate {rate:.2f}"
     bound_bits = f", {bits_per_dimension(distortion + rate, dims):.3f} bits per dimension" if dims else ""
-    return [f"NLL: {nll:.2f} +- {error:.2f} nats per image{bits} ({how})", f"Bound: {bound}{bound_bits}"]
+    return [f"NLL: {describe_mean(estimate.nll)}{bits} ({how})", f"Bound: {bound}{bound_bits}"]
+
+
+def describe_mean(nats: torch.Tensor) -> str:
+    """The mean of images (N,) with its standard error: "86.12 +- 0.21 nats per image"."""
+    nats = nats.double()
+    return f"{nats.mean().item():.2f} +- {(nats.var() / len(nats)).sqrt().item():.2f} nats per image"
 
 
 def bits_per_dimension(nats: float, dims: int) -> float:

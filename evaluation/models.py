@@ -19,6 +19,7 @@ import torch
 from Autoencoder import Autoencoder
 from data import ImageDataset, create_flower_dataloaders
 from generators.classifier import Classifier
+from generators.completion import QUADRANTS, build_completion
 from generators.diffusion import Diffusion
 from generators.gan import GAN
 from MLPAE_train_script import LOSS_UNIT, MLPAutoencoder
@@ -30,7 +31,7 @@ from VarAutoencoder import HALF, LEARNED, VarAutoencoder
 
 MAX_SIDE = 1024  # pixels a side of images that a checkpoint may be for
 TRAIN_SCRIPT, MAIN = "train_script.py --model {}", "main.py --model {}"
-RECONSTRUCTS, SAMPLES, CLASSIFIES = "reconstructs", "samples", "classifies"
+RECONSTRUCTS, SAMPLES, CLASSIFIES, COMPLETES = "reconstructs", "samples", "classifies", "completes"
 SIZE, MNIST_SIZE = {"img_height": int, "img_width": int}, {"hidden_size": int, "latent_size": int}
 LATENT = {"encoding_dim": int, **SIZE}
 
@@ -71,6 +72,22 @@ MNIST_VAE = MNIST._replace(
 )
 
 
+def name_mnist_model(model: str, given: int | None) -> str:
+    """What main.py's --model is called in the table, perhaps with --given."""
+    return f"MNIST_{model}_given{given}" if given else f"MNIST_{model}"
+
+
+def completions(model: str, changes: dict) -> dict[str, Entry]:
+    """The entries of what main.py --given trains, for every number of quadrants."""
+    entry = MNIST._replace(roles=(COMPLETES,), **changes)
+    return {
+        name_mnist_model(model, given): entry._replace(
+            build=partial(build_completion, model, given=given), script=f"main.py --model {model} --given {given}"
+        )
+        for given in QUADRANTS
+    }
+
+
 def flower_vae_unit(settings: dict) -> str:
     """The unit of the loss in the log of the flowers' VAE."""
     if settings.get("variance", HALF) == LEARNED:
@@ -98,6 +115,8 @@ TABLE = {
     "MNIST_AE": MNIST._replace(build=partial(build_model, "AE"), loss_settings={"recon": str, "beta": NoneType}),
     "MNIST_VAE": MNIST_VAE._replace(build=partial(build_model, "VAE")),
     "MNIST_CVAE": MNIST_VAE._replace(build=partial(build_model, "CVAE")),
+    **completions("NN", {"config": {"hidden_size": int}, "loss_settings": {"recon": str, "beta": NoneType}}),
+    **completions("CVAE", {"loss_settings": {"recon": str, "beta": float}, "metrics": ("recon", "kl")}),
 }
 
 

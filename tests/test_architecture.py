@@ -2,6 +2,7 @@
 
 import ast
 from graphlib import CycleError, TopologicalSorter
+from itertools import product
 
 import pytest
 
@@ -11,6 +12,7 @@ import random_generation
 import train_script
 import visualization
 from evaluation.models import RECONSTRUCTS, SAMPLES, TABLE, training_command
+from generators.completion import QUADRANTS
 from training import PROJECT, flags
 
 SCRIPTS = {"MLPAE_train_script", "train_script", "main", "visualization", "random_generation", "check_submission"}
@@ -80,7 +82,11 @@ def test_the_files_at_the_top_and_the_length_of_files_and_functions():
 def test_all_scripts_know_the_same_models():
     commands = {name: training_command(name, PROJECT) for name in TABLE}
     for script, prefix in ((train_script, ""), (main, "MNIST_")):
-        expected = {f"{prefix}{name}": f"python {script.__name__}.py --model {name}" for name in script.DEFAULTS}
+        names = [name for name in script.DEFAULTS if name != "NN"]  # which only --given has
+        expected = {f"{prefix}{name}": f"python {script.__name__}.py --model {name}" for name in names}
+        if script is main:
+            for name, given in product(main.COMPLETES, QUADRANTS):
+                expected[f"MNIST_{name}_given{given}"] = f"python main.py --model {name} --given {given}"
         assert {n: c for n, c in commands.items() if f" {script.__name__}.py" in c} == expected
     for name, script in flags.SCRIPT_OF.items():
         key = name if name in TABLE else f"MNIST_{name}"

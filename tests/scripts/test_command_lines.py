@@ -40,11 +40,20 @@ WRONG = [  # a script, its flags, and a part of the error
     (main, "--model VAE --nll-samples 7", "--nll-samples: it is for --evaluate"),
     (main, "--model VAE --evaluate --binarize", "--binarize: --evaluate does not train"),
     (main, "--model VAE --evaluate --figures-only", "does not train"),
+    (main, "--model CVAE --given 4", "argument --given: invalid choice: 4"),
+    (main, "--model CVAE --given 2 --labels 3", "--labels: not for CVAE with --given"),
+    (main, "--model CVAE --given 2 --samples 5", "--samples: not for CVAE with --given"),
+    (main, "--model CVAE --given 2 --sampler gmm", "--sampler: not for CVAE with --given"),
+    (main, "--model VAE --given 2", "VAE completes no digits; use --model CVAE or NN"),
+    (main, "--model NN", "NN is the baseline of --given 1, 2 or 3"),
+    (main, "--model NN --given 1 --latent-size 5", "--latent-size: not for NN with --given"),
+    (main, "--model NN --given 1 --beta 2", "--beta: not for NN with --given"),
+    (main, "--model NN --given 1 --evaluate --epochs 3", "--epochs: --evaluate does not train"),
     (train_script, "--model AE --evaluate", "AE has no likelihood"),
     (train_script, "--model AE --variance learned", "AE has no variance"),
     (train_script, "--model VAE --variance 0.1", "invalid choice: '0.1'"),
     (train_script, "--model VAE --evaluate --epochs 3", "--epochs: --evaluate does not train"),
-    (main, "--model GAN", "expected one of AE, VAE, CVAE, found GAN (GAN is a model of train_script.py)"),
+    (main, "--model GAN", "expected one of AE, VAE, CVAE, NN, found GAN (GAN is a model of train_script.py)"),
     (main, "--model AE --lr abc", "argument --lr: expected a number above 0, found abc"),
     (main, "--model AE --epochs 0", "argument --epochs: expected a whole number from 1 to 2^63 - 1, found 0"),
     (train_script, "--model mlpae", "found mlpae (MLPAE is a model of MLPAE_train_script.py)"),
@@ -117,7 +126,9 @@ def trained_by(name):
     """(the module of the script that trains a model, its flags)."""
     if name == "MLPAE":
         return MLPAE_train_script, []
-    return main if name.startswith("MNIST") else train_script, ["--model", name.removeprefix("MNIST_")]
+    model, _, given = name.removeprefix("MNIST_").partition("_given")
+    flags = ["--model", model, *(["--given", given] if given else [])]
+    return main if name.startswith("MNIST") else train_script, flags
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -35,7 +35,7 @@ FIGURES = {}  # of each model
 for _name, *_kinds in (["AE"], ["VAE", "interpolation"], ["CVAE"]):
     _kinds += ["reconstruction", "latent", "samples"]
     FIGURES[_name] = {f"loss_MNIST_{_name}.png", *(f"mnist_{_name}_{kind}.png" for kind in _kinds)}
-all_models = pytest.mark.parametrize("name", main.DEFAULTS)
+all_models = pytest.mark.parametrize("name", FIGURES)
 
 
 @pytest.fixture
