@@ -31,7 +31,7 @@ READ = {  # flags by which a trained model is asked for
     "figures_only": {"model", "given", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},
     "evaluate": {"given", *flags.READ_BY_EVALUATE},
 }
-NOT_WITH_GIVEN = ("labels", "gif", "sampler", "samples", "kl_peak", "recon")
+NOT_WITH_GIVEN = ("labels", "gif", "sampler", "kl_peak", "recon")
 NOT_TRAINING = ("figures_only", "labels", "gif", "sampler", "evaluate", "nll_samples")  # flags that change no weight
 
 
@@ -79,7 +79,7 @@ def check_flags(parser, args) -> None:
     if args.model == "NN" and not args.given:
         parser.error("argument --model: NN is the baseline of --given 1, 2 or 3; add one of them")
     for name in flags.given(parser, args) if args.given else []:
-        if name in NOT_WITH_GIVEN or args.model == "NN" and name in ("latent_size", "beta", "nll_samples"):
+        if name in NOT_WITH_GIVEN or args.model == "NN" and name in ("latent_size", "beta", "samples", "nll_samples"):
             parser.error(f"argument --{name.replace('_', '-')}: not for {args.model} with --given")
     if args.model != "CVAE" and args.labels:
         parser.error(f"argument --labels: {args.model} knows no labels; use --model CVAE")
@@ -164,10 +164,13 @@ class Losses:
         if self.beta is None:  # the AE's squared error is stated per pixel, like the flowers'
             loss = self.reconstruction(outputs, xs).mean()
             return loss, {"loss": loss.item() / (xs[0].numel() if self.recon == "mse" else 1)}
-        reconstructions, mu, sigma, *others = outputs
-        kl = self.kl_div((mu, sigma), others if self.given else (mu.new_zeros(()), mu.new_ones(())))
-        if others and not self.given:
-            recon, loss = self.importance_weighted(outputs, xs)
+        reconstructions, mu, sigma, *several = outputs
+        prior = mu.new_zeros(()), mu.new_ones(())
+        if self.given:
+            *prior, several = *several[:2], several[2:]
+        kl = self.kl_div((mu, sigma), prior)
+        if several:
+            recon, loss = self.importance_weighted(reconstructions, xs, (mu, sigma), prior, *several)
             loss = value = loss.mean()
         else:
             recon = self.reconstruction(reconstructions, xs)
@@ -175,7 +178,7 @@ class Losses:
             loss = value if kl_weight is None else (recon + kl_weight * kl).mean()
         return loss, {"loss": value.item(), "recon": recon.mean().item(), "kl": kl.mean().item()}
 
-    def importance_weighted(self, outputs, xs):
+    def importance_weighted(self, reconstructions, xs, q, p, zs, decode):
         """-log p(x|z) of K samples z of q(z|x), (K, B), and the negative importance-weighted bound on log p(x), (B,).
 
         -log 1/K sum over k of w_k,  where w_k = p(x|z_k) p(z_k) / q(z_k|x)     (Burda et al. 2016, equation 8)
@@ -183,17 +186,16 @@ class Losses:
         weights, gives an unbiased one at the price of a VAE's. The encoder's, which fades in noise as K grows, is
         replaced by the doubly reparameterized one (Tucker et al. 2019, equation 8): through z alone, times the weight.
         """
-        reconstructions, mu, sigma, zs, decode = outputs
         recon = self.reconstruction(reconstructions, xs)
-        log_w = (-recon - log_ratio(zs, mu, sigma)).detach()
+        log_w = (-recon - log_ratio(zs, *q, *p)).detach()
         bound = math.log(len(zs)) - log_w.logsumexp(dim=0)
-        if not torch.is_grad_enabled() or not bound.isfinite().all():  # the training loop says what to do
+        if not torch.is_grad_enabled():
             return recon, bound
-        weights = log_w.softmax(dim=0)
+        weights = log_w.softmax(dim=0).nan_to_num(1.0)  # of a loss that is not finite the training loop says more
         chosen = weights.T.multinomial(1).T  # (1, B)
-        z = zs.gather(0, chosen[..., None].expand(1, *mu.shape))[0]
+        z = zs.gather(0, chosen[..., None].expand(1, *zs.shape[1:]))[0]
         z = z.detach() + weights.gather(0, chosen).T * (z - z.detach())
-        loss = self.reconstruction(decode(z), xs) + log_ratio(z, mu.detach(), sigma.detach())
+        loss = self.reconstruction(decode(z), xs) + log_ratio(z, *(part.detach() for part in q), *p)
         return recon, bound + loss - loss.detach()
 
 

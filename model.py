@@ -9,6 +9,7 @@
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -144,22 +145,20 @@ class VariationalAutoEncoder(AutoEncoder):
 
     def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (B, ...) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
-        return self.decode_samples(xs, *self.encoder(xs))
+        return self.decode_samples(lambda zs: self.decoder(zs).view_as(xs), *self.encoder(xs))
 
-    def decode_samples(self, xs, mu, sigma, ys=None) -> tuple[torch.Tensor, ...]:
-        """(reconstructions (B, ...), mu, sigma); with K > 1 samples (reconstructions (K, B, ...) without gradients, mu,
-        sigma, zs (K, B, latent_size), and the function that decodes one z (B, latent_size) for each of these images).
+    def decode_samples(self, decode: Callable, mu, sigma, *prior) -> tuple[torch.Tensor, ...]:
+        """(reconstructions (B, ...), mu, sigma, *prior); decode(z (B, latent_size)) makes the reconstructions.
+
+        With K > 1 samples (reconstructions (K, B, ...) without gradients, mu, sigma, *prior, zs (K, B, latent_size),
+        decode).
         """
-
-        def decode(zs):
-            return self.decoder(zs, ys=ys).view_as(xs)
-
         samples = self.train_samples() if self.training else self.samples
         if samples == 1:
-            return decode(sample(mu, sigma)), mu, sigma
+            return decode(sample(mu, sigma)), mu, sigma, *prior
         zs = sample(mu.expand(samples, *mu.shape), sigma)
         with torch.no_grad():
-            return torch.stack([decode(z) for z in zs]), mu, sigma, zs, decode
+            return torch.stack([decode(z) for z in zs]), mu, sigma, *prior, zs, decode
 
 
 class ConditionalVariationalAutoEncoder(VariationalAutoEncoder):
@@ -169,7 +168,7 @@ class ConditionalVariationalAutoEncoder(VariationalAutoEncoder):
 
     def forward(self, xs: torch.Tensor, ys: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (B, ...) and labels (B,) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
-        return self.decode_samples(xs, *self.encoder(xs, ys), ys)
+        return self.decode_samples(lambda zs: self.decoder(zs, ys=ys).view_as(xs), *self.encoder(xs, ys))
 
 
 def sample(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -11,15 +11,15 @@ from training import UserError
 from training.checkpoints import atomic_write
 
 NOT_HANDED_IN = ("flowers", "mnist", ".git", "__pycache__", "LastModel_*", "*.tmp", "*.zip", ".DS_Store")
-NOT_HANDED_IN += ("replaced", "synthetic", ".ipynb_checkpoints", ".hypothesis")
+NOT_HANDED_IN += ("replaced", "synthetic", ".ipynb_checkpoints", ".hypothesis", "BestModel_*_given?.pth")
 MARKERS = ("CACHEDIR.TAG", "pyvenv.cfg", "conda-meta")  # what caches and virtual environments hold
 MAX_FILE = 64 * 2**20  # bytes of a file in somebody else's hand-in
 MAX_ENTRIES = 100_000  # files in it
 
 
 def pack(path: Path, root: Path, data_sets: list[Path]) -> dict[str, int]:
-    """Write what belongs to a hand-in (no data sets, caches, virtual environments, archives, nor LastModel_*) into an
-    archive, in one folder; returns {file: bytes}."""
+    """Write what belongs to a hand-in into an archive, in one folder: no data sets, caches, virtual environments,
+    archives, LastModel_*, nor the models of main.py --given. Returns {file: bytes}."""
     files = {source.relative_to(root).as_posix(): source for source in _list_files(root, data_sets)}
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as out:
         for name, source in files.items():

@@ -116,7 +116,14 @@ TABLE = {
     "MNIST_VAE": MNIST_VAE._replace(build=partial(build_model, "VAE")),
     "MNIST_CVAE": MNIST_VAE._replace(build=partial(build_model, "CVAE")),
     **completions("NN", {"config": {"hidden_size": int}, "loss_settings": {"recon": str, "beta": NoneType}}),
-    **completions("CVAE", {"loss_settings": {"recon": str, "beta": float}, "metrics": ("recon", "kl")}),
+    **completions(
+        "CVAE",
+        {
+            "config": {**MNIST_SIZE, "samples": int},
+            "loss_settings": {"recon": str, "beta": float},
+            "metrics": ("recon", "kl"),
+        },
+    ),
 }
 
 

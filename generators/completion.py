@@ -8,10 +8,11 @@ Both return whole digits, with the pixels given as they are.
 """
 
 import math
+from functools import partial
 
 import torch
 
-from model import IMAGE_SHAPE, AutoEncoder, Decoder, Encoder, sample
+from model import IMAGE_SHAPE, AutoEncoder, Decoder, Encoder, VariationalAutoEncoder
 
 QUADRANTS = {1: "the lower left quadrant", 2: "the left half", 3: "all but the lower right quadrant"}
 
@@ -27,15 +28,10 @@ def given_pixels(quadrants: int, device=None) -> torch.Tensor:
     return given
 
 
-class CompletionNetwork(AutoEncoder):
-    """The deterministic baseline: p(rest | given), each pixel by itself.
+class Completion:
+    """What both have in common; quadrants: how many are given."""
 
-    Encoder and decoder are an AE's; between them is a vector as wide as the hidden layers, so that nothing is squeezed.
-    """
-
-    def __init__(self, encoder: Encoder, decoder: Decoder, given: int) -> None:
-        super().__init__(encoder, decoder)
-        self.quadrants = given
+    quadrants: int
 
     def known(self, xs: torch.Tensor) -> torch.Tensor:
         """Images (B, 1, 28, 28) with 0 where a pixel is to be predicted."""
@@ -45,28 +41,37 @@ class CompletionNetwork(AutoEncoder):
         """The given part of images (B, 1, 28, 28), and beside it pixels (..., B, 784): (..., B, 1, 28, 28)."""
         return torch.where(given_pixels(self.quadrants, xs.device), xs, pixels.unflatten(-1, IMAGE_SHAPE))
 
+
+class CompletionNetwork(Completion, AutoEncoder):
+    """The deterministic baseline: p(rest | given), each pixel by itself.
+
+    Encoder and decoder are an AE's; between them is a vector as wide as the hidden layers, so that nothing is squeezed.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, given: int) -> None:
+        super().__init__(encoder, decoder)
+        self.quadrants = given
+
     def forward(self, xs: torch.Tensor) -> torch.Tensor:
         """Whole images (B, 1, 28, 28), of which only the given part is looked at -> completions."""
         return self.paste(xs, self.decoder(self.encoder(self.known(xs))))
 
 
-class CompletionCVAE(CompletionNetwork):
+class CompletionCVAE(Completion, VariationalAutoEncoder):
     """p(rest | given) = the integral over z of p(rest | z, given) p(z | given), with q(z | given, rest) to train it.
 
     encoder: the recognition network q, which sees the whole image; prior: the network p(z | given); the decoder gets z
     and the given pixels.
     """
 
-    is_dist = True
-
-    def __init__(self, encoder: Encoder, decoder: Decoder, given: int, prior: Encoder) -> None:
-        super().__init__(encoder, decoder, given)
-        self.prior = prior
+    def __init__(self, encoder: Encoder, decoder: Decoder, given: int, prior: Encoder, samples: int = 1) -> None:
+        super().__init__(encoder, decoder, samples=samples)
+        self.quadrants, self.prior = given, prior
 
     def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Images (B, 1, 28, 28) -> (completions, mu and sigma of q, mu and sigma of the prior)."""
-        mu, sigma = self.encoder(xs)
-        return self.complete(xs, sample(mu, sigma)), mu, sigma, *self.prior(self.known(xs))
+        """Images (B, 1, 28, 28) -> (completions, mu and sigma of q, mu and sigma of the prior), or with K > 1 samples
+        what `decode_samples` returns."""
+        return self.decode_samples(partial(self.complete, xs), *self.encoder(xs), *self.prior(self.known(xs)))
 
     def complete(self, xs: torch.Tensor, zs: torch.Tensor) -> torch.Tensor:
         """The completions (..., B, 1, 28, 28) of images (B, 1, 28, 28) with latent vectors (..., B, latent_size)."""
@@ -74,12 +79,12 @@ class CompletionCVAE(CompletionNetwork):
         return self.paste(xs, self.decoder(torch.cat([zs, known], dim=-1)))
 
 
-def build_completion(name: str, hidden_size: int = 512, latent_size: int = 50, given: int = 1) -> CompletionNetwork:
-    """The "NN" or the "CVAE" for so many quadrants; latent_size is the CVAE's."""
+def build_completion(name: str, hidden_size: int = 512, latent_size: int = 50, samples: int = 1, given: int = 1):
+    """The "NN" or the "CVAE" for so many quadrants; latent_size and samples are the CVAE's."""
     pixels = math.prod(IMAGE_SHAPE)
     if name == "NN":
         encoder, decoder = Encoder(pixels, hidden_size, hidden_size), Decoder(pixels, hidden_size, hidden_size)
         return CompletionNetwork(encoder, decoder, given)
     encoder, prior = (Encoder(pixels, hidden_size, latent_size, is_dist=True) for _ in range(2))
     decoder = Decoder(pixels, hidden_size, latent_size + pixels, decode_type="VAE")
-    return CompletionCVAE(encoder, decoder, given, prior)
+    return CompletionCVAE(encoder, decoder, given, prior, samples)

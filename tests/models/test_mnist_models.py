@@ -146,6 +146,7 @@ def test_importance_weighted_losses_and_gradients_have_the_mean_of_those_of_the_
 def test_more_importance_samples_never_make_the_bound_worse(name):
     model, (xs, ys) = build_model(name, 32, 5).double(), (torch.rand(64, 1, 28, 28).double(), torch.arange(64) % 10)
     batch, bounds = (xs, ys) if model.has_label else (xs,), []
+    model.eval()
     for model.samples in (1, 4, 16):
         bounds.append(sum(Losses()(model(*batch), xs)[1]["loss"] for _ in range(30)) / 30)
     assert bounds[0] > bounds[1] > bounds[2]

@@ -42,7 +42,7 @@ WRONG = [  # a script, its flags, and a part of the error
     (main, "--model VAE --evaluate --figures-only", "does not train"),
     (main, "--model CVAE --given 4", "argument --given: invalid choice: 4"),
     (main, "--model CVAE --given 2 --labels 3", "--labels: not for CVAE with --given"),
-    (main, "--model CVAE --given 2 --samples 5", "--samples: not for CVAE with --given"),
+    (main, "--model NN --given 2 --samples 5", "--samples: not for NN with --given"),
     (main, "--model CVAE --given 2 --sampler gmm", "--sampler: not for CVAE with --given"),
     (main, "--model VAE --given 2", "VAE completes no digits; use --model CVAE or NN"),
     (main, "--model NN", "NN is the baseline of --given 1, 2 or 3"),

@@ -51,7 +51,7 @@ def test_the_quadrants_that_are_given():
 @pytest.mark.parametrize("given", QUADRANTS)
 @pytest.mark.parametrize("name", ["NN", "CVAE"])
 def test_what_is_given_stays_and_what_is_missing_is_not_looked_at(name, given):
-    model, mask = build_completion(name, 16, 3, given).eval(), given_pixels(given)[0]
+    model, mask = build_completion(name, 16, 3, given=given).eval(), given_pixels(given)[0]
     xs = torch.rand(4, 1, 28, 28)
     others = torch.where(mask, xs, torch.rand(4, 1, 28, 28))
     zs = torch.randn(5, 4, 3)
@@ -69,7 +69,7 @@ def test_what_is_given_stays_and_what_is_missing_is_not_looked_at(name, given):
 
 def test_the_losses_are_of_the_missing_pixels_alone():
     model, xs, missing = (
-        build_completion("CVAE", 16, 3, 1).double(),
+        build_completion("CVAE", 16, 3, given=1).double(),
         torch.rand(8, 1, 28, 28).double(),
         ~given_pixels(1),
     )
@@ -84,6 +84,33 @@ def test_the_losses_are_of_the_missing_pixels_alone():
     _, metrics = Losses(beta=None, given=1)(network(xs), xs)
     expected = -Bernoulli(network(xs), validate_args=False).log_prob(xs)[..., missing[0]].sum(dim=(1, 2)).mean()
     assert metrics == pytest.approx({"loss": expected.item()})
+
+
+def full_bound(model, xs):
+    """The importance-weighted bound with torch.distributions, to differentiate, as many samples as the model takes."""
+    q, p = Normal(*model.encoder(xs)), Normal(*model.prior(model.known(xs)))
+    zs = q.rsample((model.samples,))
+    log_p = (
+        Bernoulli(model.complete(xs, zs), validate_args=False).log_prob(xs)[..., ~given_pixels(3)[0]].sum(dim=(2, 3))
+    )
+    log_w = log_p + (p.log_prob(zs) - q.log_prob(zs)).sum(dim=-1)
+    return math.log(model.samples) - log_w.logsumexp(dim=0)
+
+
+def test_importance_weighted_gradients_have_the_mean_of_those_of_the_whole_bound_the_prior_networks_too():
+    model, xs = (
+        build_completion("CVAE", 8, 2, 4, given=3).double(),
+        torch.rand(1, 1, 28, 28).double().expand(200, 1, 28, 28),
+    )
+    watched = [getattr(net, part).bias for net in (model.encoder, model.prior) for part in ("mu", "sigma")]
+    found = {"ours": [], "whole": []}
+    for _ in range(30):
+        for kind, loss in (("ours", Losses(given=3)(model(xs), xs)[0]), ("whole", full_bound(model, xs).mean())):
+            found[kind].append(torch.cat([loss[None], *torch.autograd.grad(loss, watched)]).detach())
+    ours, whole = (torch.stack(rows) for rows in found.values())
+    error = ((ours.var(dim=0) + whole.var(dim=0)) / 30).sqrt()
+    assert ((ours.mean(dim=0) - whole.mean(dim=0)).abs() < 4 * error).all()
+    assert (whole.mean(dim=0).abs() > 4 * error).any()
 
 
 @pytest.mark.parametrize("name", ["NN", "CVAE"])
@@ -127,7 +154,7 @@ def test_the_conditional_likelihood_by_both_estimators_and_of_the_network(traine
 
 def test_importance_sampling_agrees_with_the_exact_integral():
     """With one latent the integral over z is a sum on a fine grid."""
-    model, xs = build_completion("CVAE", 16, 1, 3).double().eval(), torch.rand(3, 1, 28, 28).double()
+    model, xs = build_completion("CVAE", 16, 1, given=3).double().eval(), torch.rand(3, 1, 28, 28).double()
     args, losses = main.parse_args(["--model", "CVAE", "--given", "3"]), Losses(given=3)
     args.nll_samples = 20_000
     dataset = torch.utils.data.TensorDataset(xs, torch.zeros(3))
