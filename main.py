@@ -24,7 +24,7 @@ DEFAULTS = {  # of flags, for each --model; the CVAE's samples are the digits as
     "NN": {"recon": "bce", "beta": None, "kl_peak": None},
 }
 COMPLETES = {  # the same with --given
-    "CVAE": {"beta": 1.0, "latent_size": 50, "nll_samples": 100},
+    "CVAE": {"beta": 1.0, "latent_size": 50, "samples": 5, "nll_samples": 100},
     "NN": {"latent_size": None, "nll_samples": None},
 }
 READ = {  # flags by which a trained model is asked for

@@ -1,6 +1,6 @@
 """What principal components reach, the best linear autoencoder: the least that a network must beat.
 
-    python benchmarks/linear_baselines.py       # half a minute; needs ./flowers, ./mnist and the trained Classifier
+    python benchmarks/linear_baselines.py       # half a minute; needs ./flowers and ./mnist
 
 Mean squared errors of a pixel, reconstructions clamped to [0, 1]; bits per dimension of probabilistic principal
 components (Tipping & Bishop 1999), whose density is a Gaussian; and how good random photographs are whose components
@@ -13,9 +13,9 @@ from sklearn.decomposition import PCA
 
 from data import create_flower_dataloaders, create_mnist_dataloaders
 from evaluation.likelihood import bits_per_dimension
-from evaluation.models import load_model
+from evaluation.measures import PatchFeatures, kernel_distance, two_sample_accuracy
 from evaluation.sampling import fit_mixture, sample_latents
-from evaluation.score import SEEDS, describe, features, kernel_distance
+from evaluation.score import SEEDS, describe
 from training import PROJECT
 from training.figures import plot_samples
 
@@ -53,16 +53,20 @@ def main():
     bits = " / ".join(f"{bits_per_dimension(-pca.score(part), part.shape[1]):.3f}" for part in parts)
     print(f"flowers, 64 probabilistic components, bits per dimension, train / valid: {bits}")
 
-    classifier, held_out = load_model("Classifier", PROJECT)[0], loaders[1].dataset[:][0]
-    expected, found = features(classifier, held_out), []
+    train, held_out = (loader.dataset[:][0] for loader in loaders)
+    features, told, distances = PatchFeatures(train), [], []
+    expected = features(held_out)
     prior = fit_mixture(torch.from_numpy(pca.transform(parts[0])))
     for seed in range(SEEDS):
         images = random_photographs(pca, prior, held_out.shape, seed)
-        found.append(kernel_distance(features(classifier, images), expected))
+        of_images = features(images)
+        told.append(two_sample_accuracy(of_images, expected))
+        distances.append(kernel_distance(of_images, expected))
         if seed == 0:
             title = "64 principal components of flowers, drawn from a fitted mixture, seed 0"
             plot_samples(images[:SHOWN].numpy(), PROJECT / "vis" / "random_images_PCA.png", title)
-    print(f"flowers, random images of 64 components, kernel distance: {describe(found)}")
+    print(f"flowers, random images of 64 components, told from photographs: {describe(told, '.1%')}")
+    print(f"flowers, random images of 64 components, kernel distance: {describe(distances)}")
 
 
 if __name__ == "__main__":

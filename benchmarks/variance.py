@@ -17,9 +17,10 @@ import torch
 
 import train_script
 from data import create_flower_dataloaders
+from evaluation.measures import PatchFeatures, kernel_distance
 from evaluation.models import load_model, three_digits
 from evaluation.sampling import decode, encode, fit_prior, sample_latents
-from evaluation.score import SEEDS, describe, features, kernel_distance
+from evaluation.score import SEEDS, describe
 from training import PROJECT, UserError
 from training.figures import plot_samples
 
@@ -44,8 +45,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     train, held_out = (loader.dataset[:][0] for loader in create_flower_dataloaders(16, data="real"))
     models = {"variance 1/2": load_model("VAE", PROJECT)[0], "learned variance": load_learned(args.output_root)}
-    classifier = load_model("Classifier", PROJECT)[0]
-    expected, rows = features(classifier, held_out), {"held-out photographs": held_out}
+    features, rows = PatchFeatures(train), {"held-out photographs": held_out}
+    expected = features(held_out)
     for name, model in models.items():
         images = decode(model, encode(model, held_out))
         error = three_digits((images - held_out).square().mean().item())
@@ -55,7 +56,7 @@ def main(argv=None):
         for sampler, prior in PRIORS.items():
             fitted = fit_prior(sampler, codes)
             sets = [decode(model, sample_latents(fitted, len(held_out), seed)) for seed in range(SEEDS)]
-            distance = describe([kernel_distance(features(classifier, images), expected) for images in sets])
+            distance = describe([kernel_distance(features(images), expected) for images in sets])
             rows[f"{name},\n{prior}:\ndistance {distance}"] = sets[0]
     for label in rows:
         print(label.replace("\n", " "))

@@ -162,6 +162,27 @@ def plot_rate_distortion(lines: dict[str, list[dict]], path, title: str) -> None
     _save(figure, path, title)
 
 
+def plot_scores(found: dict[str, list[dict]], chance: tuple[float, float], path, title: str) -> None:
+    """The accuracy with which samples {name: a dict a seed} are told from photographs, and their kernel distance, a dot
+    for each seed with its standard error; chance: the range of the accuracy of photographs against photographs."""
+    figure, plots = _figure(11, 1.5 + 0.45 * len(found), columns=2)
+    labels = {"accuracy": "told from photographs, share right (0.5: not at all)", "distance": "kernel distance"}
+    for plot, (key, label) in zip(plots, labels.items(), strict=True):
+        for row, numbers in enumerate(found.values()):
+            places = [row + 0.15 * (number - (len(numbers) - 1) / 2) for number in range(len(numbers))]
+            values, errors = zip(*(found[key] for found in numbers), strict=True)
+            plot.errorbar(values, places, xerr=errors, fmt="o", markersize=4, color="C0", elinewidth=1)
+        plot.set(xlabel=label)
+        plot.set_yticks(range(len(found)), list(found) if key == "accuracy" else [])
+        plot.invert_yaxis()
+        plot.grid(axis="x", alpha=0.3)
+    plots[0].axvspan(*chance, color="C2", alpha=0.25, label="photographs against photographs")
+    plots[0].legend()
+    plots[1].set_xscale("symlog", linthresh=0.1)
+    figure.suptitle(title)
+    _save(figure, path, title)
+
+
 def _figure(width, height, columns=1):
     figure = _empty_figure(width * DPI, height * DPI)
     figure.set_layout_engine("constrained")

@@ -7,7 +7,16 @@ import torch
 from torch.distributions import Normal
 
 from evaluation import sampling
-from evaluation.score import kernel_distance, mann_whitney_p, nearest, standardise
+from evaluation.measures import (
+    PatchFeatures,
+    kernel_distance,
+    nearest,
+    species_p,
+    standardise,
+    tail_share,
+    three_sample,
+    two_sample_accuracy,
+)
 from training import UserError
 
 
@@ -88,7 +97,56 @@ def test_nearest_images_tell_copies_from_new_ones_whatever_their_brightness_and_
     distances, which = nearest(x[[3, 7]] + 0.1, x)
     assert which.tolist() == [3, 7]
     torch.testing.assert_close(distances, torch.full((2,), 0.1 * 48**0.5))
-    photographs, others, new = (torch.randn(n, 20) for n in (300, 100, 100))
-    copies, usual = photographs[:100] + 0.1 * torch.randn(100, 20), nearest(others, photographs)[0]
-    p = [mann_whitney_p(nearest(images, photographs)[0], usual) for images in (copies, new, 3 * new)]
-    assert p[0] < 1e-6 < 0.01 < p[1] < 0.99 < p[2]
+
+
+def test_the_two_sample_accuracy_of_known_cases():
+    y, apart = torch.randn(300, 5), torch.randn(400, 5) + torch.tensor([2.0, 0, 0, 0, 0])
+    accuracies = [two_sample_accuracy(torch.randn(200, 5), torch.randn(150, 5), seed)[0] for seed in range(40)]
+    assert sum(accuracies) / 40 == pytest.approx(0.5, abs=0.015)
+    accuracy, error = two_sample_accuracy(torch.randn(400, 5), y)
+    assert error == pytest.approx(0.5 * (0.25 / 400 + 0.25 / 300) ** 0.5, rel=0.05)
+    assert abs(accuracy - 0.5) < 4 * error
+    best = Normal(0.0, 1.0).cdf(torch.tensor(1.0)).item()  # of any classifier, for means two standard deviations apart
+    assert two_sample_accuracy(apart, y)[0] == pytest.approx(best, abs=0.04)
+    assert two_sample_accuracy(apart, y) == two_sample_accuracy(apart, y)
+
+
+def test_patch_features_tell_shuffled_images_and_know_no_left_and_right():
+    x, phase = torch.linspace(0, 6.28, 24), torch.rand(120, 3, 1, 1) * 6.28
+    images = 0.5 + 0.4 * torch.sin(x[:, None] + 2 * x[None, :] + phase)
+    features = PatchFeatures(images[:60])
+    assert features(images[:60]).mean(dim=0).abs().max() < 1e-3
+    torch.testing.assert_close(features(images[:5]), features(images[:5].flip(-1)), atol=1e-3, rtol=1e-3)
+    shuffled = images[60:, :, torch.randperm(24)]
+    assert two_sample_accuracy(features(shuffled), features(images[:60]))[0] > 0.95
+
+
+def test_species_that_come_too_seldom_have_a_small_p():
+    often, seldom = torch.tensor([0, 1, 2]).repeat(50), torch.tensor([0, 1]).repeat(75)
+    assert species_p(often, often, 3) == pytest.approx(1)
+    assert species_p(seldom, often, 3) < 1e-6
+    assert species_p(torch.zeros(5, dtype=torch.int64), torch.zeros(9, dtype=torch.int64), 3) == 1
+
+
+def plant_copies(share):
+    """(samples (200, 20), photographs trained on, and held out), of which that share of samples are nearly copies."""
+    training, held_out, samples = torch.randn(900, 20), torch.randn(300, 20), torch.randn(200, 20)
+    copies = round(share * len(samples))
+    samples[:copies] = training[:copies] + 0.1 * torch.randn(copies, 20)
+    return samples, training, held_out
+
+
+def test_a_few_copies_are_found_and_new_samples_are_none():
+    p_new = []
+    for _ in range(100):
+        samples, training, held_out = plant_copies(0)
+        tail = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
+        p_new.append([tail[1], three_sample(samples, training, held_out)[2]])
+    for below in (0.05, 0.2):  # as often as a p-value may be, and not much oftener
+        assert (torch.tensor(p_new) <= below).float().mean(dim=0).max() <= below + 0.08
+    samples, training, held_out = plant_copies(0.05)
+    share, p = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
+    close, far, p_three = three_sample(samples, training, held_out)
+    assert max(p, p_three) < 0.01
+    assert 0.05 <= share < 0.12
+    assert close >= 10 > far

@@ -112,22 +112,25 @@ def test_interpolations_go_from_one_held_out_photograph_to_another(name, root, g
 
 def test_the_score_of_all_models_and_of_one(root, generate, tiny_flowers):
     flags = ["--score", "--data-root", tiny_flowers, "--seed", 4]
-    distances, log = logged(lambda argv: generate(*argv), *flags)
-    assert list(distances) == SCORED
-    assert all(len(set(found)) == 3 for found in distances.values())  # a seed each
-    assert distances["noise"][0][0] > distances["training photographs"][0][0]
+    found, log = logged(lambda argv: generate(*argv), *flags)
+    assert list(found) == SCORED
+    assert all(len({numbers["distance"] for numbers in of}) == 3 for of in found.values())  # a seed each
+    assert found["noise"][0]["distance"] > found["training photographs"][0]["distance"]
+    assert found["noise"][0]["accuracy"][0] > 0.9
     assert log[0].startswith("Data: flowers, 12 held-out images")
+    assert re.fullmatch(r"Chance: 20 draws of training images are told .* with \d+\.\d% to \d+\.\d%", log[2])
+    percent = r"\d+\.\d%"
     for name, line in zip(SCORED, log[3:], strict=False):
-        each = ", ".join(rf"{distance:.4f} ± {error:.4f}" for distance, error in distances[name])
-        assert re.fullmatch(rf"{name}: {NUMBER} ± {NUMBER} \({re.escape(each)}\)", line)
-    line = rf"{NUMBER}, {NUMBER}, {NUMBER}, held-out images {NUMBER}, p = [\d.e-]+, [\d.e-]+, [\d.e-]+"
-    assert re.fullmatch(rf"DDPM: pixels {line}; standardised {line}", log[-1])
+        told = rf"told from held-out images with {percent} ± {percent} \({percent}, {percent}, {percent}\)"
+        assert re.fullmatch(rf"{name}: {told}, kernel distance {NUMBER} ± {NUMBER}, species as often p = .*", line)
+    tail, three = (", ".join([one] * 3) for one in (rf"{percent} \(p = [\d.e-]+\)", r"\d+:\d+ \(p = [\d.e-]+\)"))
+    assert re.fullmatch(rf"DDPM: {tail}; {three}", log[-1])
     nearest = {f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png" for name in SCORED[2:]}
-    assert {path.name for path in (root / "vis").iterdir()} == {"generation_comparison.png", *nearest}
+    assert {path.name for path in (root / "vis").iterdir()} == {"generation_comparison.png", "scores.png", *nearest}
     for path in (root / "vis").iterdir():
         assert_figure(path)
     alone = generate(*flags, "--model", "GAN")
-    assert alone == {name: distances[name] for name in (*SCORED[:2], "GAN")}
+    assert alone == {name: found[name] for name in (*SCORED[:2], "GAN")}
 
 
 def test_the_score_wants_the_photographs_that_the_models_know(root, generate, tiny_flowers, tmp_path, monkeypatch):
@@ -153,7 +156,7 @@ def test_few_held_out_images_are_enough_for_interpolations_and_scores(generate, 
     assert generate(*flags, "--interpolate").shape == (24, 3, 12, 16)
     assert list(generate(*flags, "--score")) == SCORED[:4]
     monkeypatch.setattr("data.VALID_FRACTION", 1 / 60)
-    for flag, least in (("--interpolate", 2), ("--score", 3)):
+    for flag, least in (("--interpolate", 2), ("--score", 4)):
         with pytest.raises(UserError, match=f"expected {least} or more held-out .* found 1"):
             generate(*flags, flag)
 
