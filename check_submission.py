@@ -113,7 +113,7 @@ def run_command(args, command: str, output_root: Path, *flags: str):
     if script == "visualization.py":
         options["loaders"] = find_images(data, root)  # which takes seconds
     if "--figures-only" in argv:
-        options["create"] = lambda *_, binarized: find_images(data, root, binarized=binarized)
+        options["create"] = lambda *_, binarized, shifted: find_images(data, root, binarized=binarized)
     threads = torch.get_num_threads()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -114,7 +114,11 @@ def create_flower_dataloaders(
 
 
 def create_mnist_dataloaders(
-    batch_size: int, root: str | Path | None = None, data: str = "auto", binarized: bool = False
+    batch_size: int,
+    root: str | Path | None = None,
+    data: str = "auto",
+    binarized: bool = False,
+    shifted: float | None = None,
 ) -> tuple[DataLoader, DataLoader, DataLoader]:
     """MNIST: 55,000 digits to train on (shuffled anew each epoch), the last 5,000 of the training file to validate on,
     and the official 10,000 to test on (both in order).
@@ -123,7 +127,8 @@ def create_mnist_dataloaders(
     are downloaded. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is given
     and the download fails. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,) from 0 to 9,
     where B is batch_size in training, else at least 256. binarized: pixels are 0 or 1, drawn with the grey value as the
-    probability of 1: for training anew each time (Burda et al. 2016, section 5), else once.
+    probability of 1: for training anew each time (Burda et al. 2016, section 5), else once. shifted: the share of the
+    training digits that are moved by a pixel, others each time.
     Raises UserError where a file is damaged, or missing and not to be had.
     """
     folder = mnist.find_mnist(root, data)
@@ -141,7 +146,12 @@ def create_mnist_dataloaders(
         info["name"] = f"{info['name']}, binarized"
     (images, labels), test = parts
     cut = len(images) - max(1, len(images) // MNIST_VALID)
-    train = ImageDataset(images[:cut], labels[:cut], info, *([torch.bernoulli] if binarized else []))
+
+    def transform(batch):
+        batch = shift(batch, shifted) if shifted else batch
+        return torch.bernoulli(batch) if binarized else batch
+
+    train = ImageDataset(images[:cut], labels[:cut], info, transform)
     held_out = ImageDataset(images[cut:], labels[cut:], info), ImageDataset(*test, info)
     return _loaders(batch_size, train, *(map(binarize, held_out) if binarized else held_out))
 

@@ -24,8 +24,8 @@ DEFAULTS = {  # of flags, for each --model; the CVAE's samples are the digits as
     "NN": {"recon": "bce", "beta": None, "kl_peak": None},
 }
 COMPLETES = {  # the same with --given
-    "CVAE": {"beta": 1.0, "latent_size": 50, "samples": 5, "nll_samples": 100},
-    "NN": {"latent_size": None, "nll_samples": None},
+    "CVAE": {"beta": 1.0, "latent_size": 50, "shift": 0.5, "nll_samples": 100},
+    "NN": {"latent_size": None, "shift": 0.5, "nll_samples": None},
 }
 READ = {  # flags by which a trained model is asked for
     "figures_only": {"model", "given", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},
@@ -47,6 +47,8 @@ def parse_args(argv=None):
     group.add_argument("--latent-size", **size, default=20, help="length of the latent vector")
     group.add_argument("--recon", choices=["bce", "mse"], help="cross-entropy or squared errors")
     group.add_argument("--binarize", action="store_true", help="draw pixels of 0 and 1, anew in each epoch")
+    text = "share of the training digits that are moved by a pixel; 0.5 with --given"
+    group.add_argument("--shift", metavar="X", type=flags.share, help=text)
     samples = {"metavar": "K", "type": flags.sample_count, "default": 1}
     group.add_argument("--samples", **samples, help="of q(z|x), rising to K, importance weighted: above 1 an IWAE")
     group.add_argument("--beta", **weight, help="weight of the KL")
@@ -258,7 +260,7 @@ def main(argv=None, create=create_mnist_dataloaders):
     if args.evaluate and is_synthetic(trained[1]["data"]) and not args.data_root:
         data = "synthetic"
     with rank_0_first():  # it may have to download them
-        loaders = create(args.batch_size, args.data_root, data, binarized=binarize)
+        loaders = create(args.batch_size, args.data_root, data, binarized=binarize, shifted=args.shift)
     if args.evaluate:
         losses = Losses(trained[1]["settings"]["recon"], given=args.given)
         return evaluate(args, *trained, loaders[2].dataset, losses)

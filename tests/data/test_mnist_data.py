@@ -74,6 +74,19 @@ def test_the_real_data():
     assert (torch.cat([train.dataset.images, valid.dataset.images]) / 255.0).mean() == pytest.approx(0.1307, abs=1e-4)
 
 
+def test_digits_to_train_on_are_shifted_by_a_pixel_and_no_others(tiny_mnist):
+    plain = [loader.dataset[:][0] for loader in create_mnist_dataloaders(64, tiny_mnist)]
+    found = [loader.dataset[:][0] for loader in create_mnist_dataloaders(64, tiny_mnist, shifted=1.0)]
+    assert all(torch.equal(*both) for both in zip(plain[1:], found[1:], strict=True))
+    moved = [plain[0].roll((down, right), (2, 3)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    inside = (slice(None), 0, slice(2, -2), slice(2, -2))  # the edges are repeated, not rolled
+    matches = torch.stack([(images[inside] == found[0][inside]).all(dim=(1, 2)) for images in moved])
+    assert matches.any(dim=0).all()
+    assert (matches.sum(dim=1) > 10).all()  # each way, of 275 digits
+    both = create_mnist_dataloaders(64, tiny_mnist, binarized=True, shifted=1.0)[0].dataset[:][0]
+    assert both.unique().tolist() == [0, 1]
+
+
 def test_binarized_digits_are_drawn_anew_to_train_on_and_once_for_the_others(tiny_mnist):
     grey = [loader.dataset[:][0] for loader in create_mnist_dataloaders(64, tiny_mnist)]
     loaders, again = (create_mnist_dataloaders(64, tiny_mnist, binarized=True) for _ in range(2))

@@ -142,8 +142,7 @@ def test_the_conditional_likelihood_by_both_estimators_and_of_the_network(traine
     assert lines[4].startswith("Bound: ")
     assert estimate.nll.mean() < (estimate.distortion + estimate.rate).mean()
     checkpoint = best_checkpoint(root, "MNIST_CVAE_given2")
-    bound = (estimate.distortion + estimate.rate).mean().item()  # of one sample, and that of five in between
-    assert estimate.nll.mean().item() < checkpoint["test_loss"] < bound
+    assert (estimate.distortion + estimate.rate).mean().item() == pytest.approx(checkpoint["test_loss"], rel=0.01)
     [(images, _)] = create_mnist_dataloaders(128, tiny_mnist)[2]
     missing = images[..., ~given_pixels(2)[0]]
     entropy = Bernoulli(missing.double()).entropy().sum(dim=(1, 2)).mean().item()
