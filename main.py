@@ -24,8 +24,8 @@ DEFAULTS = {  # of flags, for each --model; the CVAE's samples are the digits as
     "NN": {"recon": "bce", "beta": None, "kl_peak": None},
 }
 COMPLETES = {  # the same with --given
-    "CVAE": {"beta": 1.0, "latent_size": 50, "shift": 0.5, "nll_samples": 100},
-    "NN": {"latent_size": None, "shift": 0.5, "nll_samples": None},
+    "CVAE": {"beta": 1.0, "latent_size": 50, "shift": 0.5, "epochs": 12, "nll_samples": 100},
+    "NN": {"latent_size": None, "shift": 0.5, "epochs": 12, "nll_samples": None},
 }
 READ = {  # flags by which a trained model is asked for
     "figures_only": {"model", "given", "labels", "sampler", "seed", "data", "data_root", "output_root", "figures_only"},
