@@ -63,7 +63,8 @@ def score(args) -> dict:
     for name in models:
         log(compare_nearest(name, samples[name], training, held_out, vis, about))
     if not args.model:
-        plot_scores(found, (low, high), vis / "scores.png", f"Samples of models {about}, against held-out photographs")
+        shown = {name: numbers for name, numbers in found.items() if name != NOISE}  # which is far off any scale
+        plot_scores(shown, (low, high), vis / "scores.png", f"Samples of models {about}, against held-out photographs")
         compare_all(samples, found, models, vis / "generation_comparison.png", about)
     return found
 
