@@ -12,6 +12,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -146,11 +147,7 @@ def create_mnist_dataloaders(
         info["name"] = f"{info['name']}, binarized"
     (images, labels), test = parts
     cut = len(images) - max(1, len(images) // MNIST_VALID)
-
-    def transform(batch):
-        batch = shift(batch, shifted) if shifted else batch
-        return torch.bernoulli(batch) if binarized else batch
-
+    transform = partial(_vary_digits, binarized=binarized, shifted=shifted)
     train = ImageDataset(images[:cut], labels[:cut], info, transform)
     held_out = ImageDataset(images[cut:], labels[cut:], info), ImageDataset(*test, info)
     return _loaders(batch_size, train, *(map(binarize, held_out) if binarized else held_out))
@@ -199,6 +196,11 @@ def mean_image_loss(loaders, measure, *posterior) -> float:
         total += measure((answers, *posterior) if posterior else answers, images)[1]["loss"] * len(images)
         count += len(images)
     return total / count
+
+
+def _vary_digits(images, binarized, shifted):
+    images = shift(images, shifted) if shifted else images
+    return torch.bernoulli(images) if binarized else images
 
 
 def _info(name, classes, images, split_seed, labels=()):
