@@ -32,7 +32,8 @@ class PatchFeatures:
 
     def __init__(self, photographs: torch.Tensor):
         generator = torch.Generator().manual_seed(0)
-        self.banks = [_filters(photographs, size, generator) for size in SIZES]
+        sizes = [size for size in SIZES if size <= min(photographs.shape[2:])]
+        self.banks = [_filters(photographs, size, generator) for size in sizes]
         self.mean, self.std = 0.0, 1.0
         features = self(photographs)
         self.mean, self.std = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)

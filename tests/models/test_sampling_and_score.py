@@ -117,6 +117,7 @@ def test_patch_features_tell_shuffled_images_and_know_no_left_and_right():
     features = PatchFeatures(images[:60])
     assert features(images[:60]).mean(dim=0).abs().max() < 1e-3
     torch.testing.assert_close(features(images[:5]), features(images[:5].flip(-1)), atol=1e-3, rtol=1e-3)
+    assert PatchFeatures(images[:10, :, :4, :4])(images[:3, :, :4, :4]).isfinite().all()  # smaller than some patches
     shuffled = images[60:, :, torch.randperm(24)]
     assert two_sample_accuracy(features(shuffled), features(images[:60]))[0] > 0.95
 
