@@ -7,9 +7,10 @@
     python random_generation.py --model VAE --interpolate                # from one photograph to another
     python random_generation.py --score > ./log/score.txt                # all models against held-out photographs
 
-Writes vis/random_images_<M>.png; or vis/random_images_<M>_<species>.png; or vis/random_images_<M>_<sampler>.png and
-vis/samplers_<M>.png; or vis/interpolation_<M>.png; or vis/generation_comparison.png and vis/nearest_<M>.png. The last
-three commands also read the photographs.
+Writes vis/random_images_<M>.png, for GAN and DDPM also vis/species_<M>.png, for DDPM vis/denoising_DDPM.png; or
+vis/random_images_<M>_<species>.png; or vis/random_images_<M>_<sampler>.png and vis/samplers_<M>.png; or
+vis/interpolation_<M>.png; or vis/scores.png, vis/generation_comparison.png and vis/nearest_<M>.png. The last three
+commands also read the photographs.
 """
 
 from training import flags
@@ -20,7 +21,7 @@ FLAG_MODELS = {  # the models that a flag is for, where it is not for all
     "temperature": ("AE", "VAE", "GAN"),
     "sampler": ("AE", "VAE"),
     "interpolate": ("AE", "VAE"),
-    "label": ("DDPM",),
+    "label": ("GAN", "DDPM"),
     "guidance": ("DDPM",),
 }
 MAX_IMAGES = 5000  # a PNG may be 65,535 pixels high
@@ -38,8 +39,9 @@ def parse_args(argv=None):
     group = parser.add_argument_group("AE, VAE")
     flags.add_sampler_flag(group, "photographs'")
     group.add_argument("--interpolate", action="store_true", help="instead, go from one held-out photograph to another")
-    group = parser.add_argument_group("DDPM")
+    group = parser.add_argument_group("GAN, DDPM")
     group.add_argument("--label", metavar="SPECIES", help="of the images, the name of its folder")
+    group = parser.add_argument_group("DDPM")
     group.add_argument("--guidance", **factor, help="above 1: truer to the species, less varied")
     group = parser.add_argument_group("score")
     group.add_argument("--score", action="store_true", help="instead, compare --model, or all, with photographs")
@@ -76,11 +78,12 @@ from evaluation.models import load_model, load_photographs, name_model
 from evaluation.sampling import (
     between,
     decode,
+    denoising,
     encode,
     fit_prior,
     interpolate,
     project,
-    sample_diffusion,
+    sample_labelled,
     sample_latents,
     standard_normal,
 )
@@ -89,7 +92,7 @@ from training import UserError
 from training.figures import plot_samplers, plot_samples
 from training.script import run_script
 
-SHOWN = 10  # images of each sampler side by side
+SHOWN = 10  # images of each sampler or species side by side, and steps of the denoising
 WALKS, STEPS = 6, 10  # pairs of photographs, and images from one to the other
 
 
@@ -101,10 +104,13 @@ def figure_path(args, name: str):
 def generate(args, model, checkpoint):
     """Random images; returns them as a tensor (n, 3, H, W)."""
     title = f"{name_model(checkpoint)}\ntrained on {checkpoint['data']['name']}: "
-    if "encoding_dim" not in checkpoint["config"]:
+    if model.has_label:
         label = find_label(args.label, checkpoint["data"]["classes"])
-        images = sample_diffusion(model, args.n, args.seed, label, args.guidance)
-        title += f"{args.label or 'all species'}, guidance {args.guidance:g}"
+        options = {name: vars(args)[name] for name in ("temperature", "guidance") if args.model in FLAG_MODELS[name]}
+        images = sample_labelled(model, args.n, args.seed, label, **options)
+        title += ", ".join([args.label or "all species", *(f"{name} {value:g}" for name, value in options.items())])
+        if label is None:
+            show_species(args, model, checkpoint, options)
     elif args.sampler == "normal":
         latents = args.temperature * sample_latents(standard_normal(model.encoding_dim), args.n, args.seed)
         images = decode(model, latents)
@@ -130,6 +136,22 @@ def find_label(name: str | None, classes: list[str]) -> int | None:
     if name not in classes:
         raise UserError(f"argument --label: the model was not trained on {name}; it knows {', '.join(classes)}")
     return classes.index(name)
+
+
+def show_species(args, model, checkpoint, options: dict) -> None:
+    """A row of samples of each species, and of a diffusion model also how one of each comes into being."""
+    classes, title = (
+        checkpoint["data"]["classes"],
+        f"{name_model(checkpoint)}\ntrained on {checkpoint['data']['name']}: ",
+    )
+    rows = [sample_labelled(model, SHOWN, args.seed, label, **options) for label in range(len(classes))]
+    about = f"{title}the same noise for all species, seed {args.seed}"
+    plot_samples(torch.cat(rows).numpy(), figure_path(args, f"species_{args.model}"), about, SHOWN, classes)
+    if hasattr(model, "denoise"):
+        rows = torch.cat([denoising(model, SHOWN, args.seed, label, **options) for label in range(len(classes))])
+        labels = [text for name in classes for text in (name, "prediction")]
+        about = f"{title}from noise (left) to image, and what is predicted on the way, seed {args.seed}"
+        plot_samples(rows.numpy(), figure_path(args, f"denoising_{args.model}"), about, SHOWN, labels)
 
 
 def compare_samplers(args, model, checkpoint, codes, latents: dict) -> None:

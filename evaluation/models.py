@@ -51,7 +51,7 @@ class Entry(NamedTuple):
     """What there is to know of a model."""
 
     build: Callable  # makes one of its config
-    config: dict[str, type]  # the arguments of `build`; with an encoding_dim it decodes latent vectors
+    config: dict[str, type]  # the arguments of `build`
     loss_unit: str | Callable[[dict], str]  # of the loss in the log; MNIST's depends on the settings
     roles: tuple[str, ...]
     loss_settings: dict[str, type] = {}  # the settings that the loss depends on
@@ -107,7 +107,7 @@ TABLE = {
         ("recon", "kl"),
         added={"variance": HALF},
     ),
-    "GAN": Entry(GAN, LATENT, "energy distance", (SAMPLES,), metrics=("critic", "generator")),
+    "GAN": Entry(GAN, {**LATENT, "class_prior": list}, "energy distance", (SAMPLES,), metrics=("critic", "generator")),
     "DDPM": Entry(Diffusion, {"class_prior": list, **SIZE}, "mean squared error of v", (SAMPLES,)),
     "Classifier": Entry(
         Classifier, {"classes": int, **SIZE}, "cross-entropy, nats per image", (CLASSIFIES,), metrics=("accuracy",)

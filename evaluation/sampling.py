@@ -2,7 +2,7 @@
 
     images = decode(vae, sample_latents(standard_normal(64), count=60, seed=0))     # (60, 3, 24, 24) in [0, 1]
     images = decode(ae, sample_latents(fit_prior("gmm", codes), 60, seed=0))
-    images = sample_diffusion(ddpm, count=60, seed=0)
+    images = sample_labelled(ddpm, count=60, seed=0)                                # or a GAN's
 
 All on the CPU, where `load_model` puts models; the seed alone determines the samples.
 """
@@ -37,7 +37,7 @@ def encode(model, images: torch.Tensor, seed: int | None = None) -> torch.Tensor
 
 @torch.no_grad()
 def decode(model, latents: torch.Tensor) -> torch.Tensor:
-    """Latent vectors (N, D) -> images (N, 3, H, W) in [0, 1], of an AE, a VAE or a GAN."""
+    """Latent vectors (N, D) -> images (N, 3, H, W) in [0, 1], of an AE or a VAE."""
     return _check_finite(model, [model.decode(batch) for batch in latents.split(BATCH)])
 
 
@@ -48,18 +48,32 @@ def sample_latents(prior, count: int, seed: int) -> torch.Tensor:
         return prior.sample((count,)).float()
 
 
-def sample_diffusion(model, count: int, seed: int, label: int | None = None, guidance: float = 1.0) -> torch.Tensor:
-    """Images (count, 3, H, W) of a diffusion model; without a label the classes come as often as in its class prior.
-
-    guidance: see `Diffusion.sample`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, *model.image_shape, generator=generator)
-    labels = model.sample_labels(count, generator) if label is None else torch.full((count,), label)
+def sample_labelled(model, count: int, seed: int, label: int | None = None, **options) -> torch.Tensor:
+    """Images (count, 3, H, W) of a GAN or a diffusion model; without a label the classes come as often as in its class
+    prior. The options are those of the model's `sample`."""
+    noise, labels = noise_and_labels(model, count, seed, label)
     pairs = list(zip(noise.split(BATCH), labels.split(BATCH), strict=True))
-    bar = tqdm(pairs, "DDPM samples", unit="batch", disable=None, leave=False)
+    bar = tqdm(pairs, f"{model.name} samples", unit="batch", disable=None, leave=False)
     with warn_of_waiting("cpu"):
-        return _check_finite(model, [model.sample(*pair, guidance=guidance) for pair in bar])
+        return _check_finite(model, [model.sample(*pair, **options) for pair in bar])
+
+
+def denoising(model, frames: int, seed: int, label: int, **options) -> torch.Tensor:
+    """How an image of a diffusion model comes into being: (2 * frames, 3, H, W) in [0, 1], x_t at so many of the steps,
+    then what the model predicts from each."""
+    steps = list(model.denoise(*noise_and_labels(model, 1, seed, label), **options))
+    chosen = [steps[round(step)] for step in torch.linspace(0, len(steps) - 1, frames).tolist()]
+    states, predictions = (torch.cat(part) for part in zip(*chosen, strict=True))
+    return torch.cat([states.clamp(0, 1), predictions])
+
+
+def noise_and_labels(model, count: int, seed: int, label: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What such a model makes images of: noise from N(0, I) (count, *noise_shape), and labels (count,)."""
+    generator = torch.Generator().manual_seed(seed)
+    noise, prior = torch.randn(count, *model.noise_shape, generator=generator), torch.tensor(model.class_prior)
+    if label is not None:
+        return noise, torch.full((count,), label)
+    return noise, torch.multinomial(prior, count, replacement=True, generator=generator)
 
 
 def standard_normal(dims: int):

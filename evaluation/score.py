@@ -20,7 +20,7 @@ from evaluation.measures import (
     two_sample_accuracy,
 )
 from evaluation.models import RECONSTRUCTS, SAMPLES, TABLE, load_model, load_photographs, name_model
-from evaluation.sampling import BATCH, decode, encode, fit_mixture, sample_diffusion, sample_latents, standard_normal
+from evaluation.sampling import BATCH, decode, encode, fit_mixture, sample_labelled, sample_latents, standard_normal
 from training import UserError
 from training.figures import plot_nearest, plot_samples, plot_scores
 from training.script import log
@@ -132,10 +132,10 @@ def samplers(args, scored: dict, training, count: int) -> dict:
         model, checkpoint = load_model(name, args.output_root)
         if any(checkpoint["data"][key] != scored["data"][key] for key in ("fingerprint", "image_size", "split_seed")):
             raise UserError(f"{name} and Classifier were trained on different images: train one of them anew")
-        if "encoding_dim" in checkpoint["config"]:
-            found[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), count)
+        if model.has_label:
+            found[name] = partial(sample_labelled, model, count)
         else:
-            found[name] = partial(sample_diffusion, model, count)
+            found[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), count)
         if RECONSTRUCTS in TABLE[name].roles and not model.is_dist:  # an AE's codes are not those of N(0, I)
             prior = fit_mixture(encode(model, training))
             found[f"{name}, fitted mixture"] = partial(sample_prior, model, prior, count)
@@ -143,7 +143,7 @@ def samplers(args, scored: dict, training, count: int) -> dict:
 
 
 def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
-    """Images (count, 3, H, W) of an AE, a VAE or a GAN."""
+    """Images (count, 3, H, W) of an AE or a VAE."""
     return decode(model, sample_latents(prior, count, seed))
 
 

@@ -55,8 +55,12 @@ def test_samples_depend_on_the_checkpoint_and_the_seed_alone(name, root, generat
     assert_figure(root / "vis" / f"random_images_{name}.png")
     assert torch.equal(generate("--model", name, "--n", 12), first)
     assert not torch.equal(generate("--model", name, "--n", 12, "--seed", 1), first)
+    if name in ("GAN", "DDPM"):
+        assert_figure(root / "vis" / f"species_{name}.png")
+    assert (root / "vis" / f"denoising_{name}.png").exists() == (name == "DDPM")
     if name != "DDPM":
-        cold = generate("--model", name, "--temperature", 0.001)
+        flags = ["--label", "bellflower"] if name == "GAN" else []  # or they differ by species
+        cold = generate("--model", name, "--temperature", 0.001, *flags)
         assert cold.std(dim=0).max() < 0.01 < first.std(dim=0).max()
 
 
