@@ -16,6 +16,7 @@ from x_t and x0: the squared error of x0 over sigma_t^2.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -70,8 +71,7 @@ class Diffusion(nn.Module):
 
     def sample(self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 50, guidance: float = 1.0):
         """Noise from N(0, I) (B, 3, H, W) and labels (B,) -> images in [0, 1]: the last that `denoise` predicts."""
-        *_, (_, images) = self.denoise(noise, labels, steps, guidance)
-        return images
+        return deque(self.denoise(noise, labels, steps, guidance), maxlen=1).pop()[1]
 
     @torch.no_grad()
     def denoise(
@@ -115,7 +115,7 @@ def schedule(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class UNet(nn.Module):
-    """x_t (B, 3, H, W), timesteps (B,) and labels (B,), `classes` for none -> x0 (B, 3, H, W) (Ronneberger 2015).
+    """x_t (B, 3, H, W), timesteps (B,), labels (B,), `classes` for none -> x0 (B, 3, H, W) (Ronneberger et al. 2015).
 
     Residual blocks at the resolution of the patches, h by w, and, twice as wide, at half of it, down and up again, with
     skip connections from the one to the other; before and after them a convolution of all pixels, or the patches would
