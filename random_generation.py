@@ -140,10 +140,8 @@ def find_label(name: str | None, classes: list[str]) -> int | None:
 
 def show_species(args, model, checkpoint, options: dict) -> None:
     """A row of samples of each species, and of a diffusion model also how one of each comes into being."""
-    classes, title = (
-        checkpoint["data"]["classes"],
-        f"{name_model(checkpoint)}\ntrained on {checkpoint['data']['name']}: ",
-    )
+    data = checkpoint["data"]
+    classes, title = data["classes"], f"{name_model(checkpoint)}\ntrained on {data['name']}: "
     rows = [sample_labelled(model, SHOWN, args.seed, label, **options) for label in range(len(classes))]
     about = f"{title}the same noise for all species, seed {args.seed}"
     plot_samples(torch.cat(rows).numpy(), figure_path(args, f"species_{args.model}"), about, SHOWN, classes)
