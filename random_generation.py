@@ -8,8 +8,8 @@
     python random_generation.py --score > ./log/score.txt                # all models against held-out photographs
 
 Writes vis/random_images_<M>.png; or vis/random_images_<M>_<species>.png; or vis/random_images_<M>_<sampler>.png and
-vis/samplers_<M>.png; or vis/interpolation_<M>.png; or vis/generation_comparison.png and vis/nearest_<M>.png. The last
-three commands also read the photographs.
+vis/samplers_<M>.png; or vis/interpolation_<M>.png; or vis/scores.png, vis/generation_comparison.png and
+vis/nearest_<M>.png. The last three commands also read the photographs.
 """
 
 from training import flags

@@ -169,7 +169,7 @@ def compare_all(samples: dict, found: dict, models, path, about: str) -> None:
     """Plot a row of samples of each model, {name: sets (N, 3, H, W)}, and one of photographs, with their scores."""
     names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(samples[PHOTOGRAPHS][0]))
     rows = torch.cat([samples[name][0][:columns] for name in names])
-    told = {name: describe([numbers["accuracy"] for numbers in found[name]], ".0%") for name in names}
+    told = {name: describe([numbers["accuracy"] for numbers in found[name]], ".1%") for name in names}
     labels = [f"{name.replace(', ', chr(10))}\n{accuracy}" for name, accuracy in told.items()]
     title = f"Random samples of models {about},\nand the accuracy with which they are told from held-out photographs"
     plot_samples(rows.numpy(), path, title, columns, labels)
