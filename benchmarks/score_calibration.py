@@ -1,6 +1,6 @@
 """What the measures of evaluation/measures.py see of photographs that are wrong in a known way.
 
-    python benchmarks/score_calibration.py      # two minutes; needs ./flowers and the trained Classifier
+    python benchmarks/score_calibration.py      # three minutes; needs ./flowers and the trained Classifier
 
 Photographs that were trained on are damaged and scored against held-out ones, as samples of a model are. Prints two
 tables: the accuracy with which they are told from photographs, the kernel distance in its standard errors, the same
@@ -97,7 +97,7 @@ def main():
 
 def plant_copies(training: torch.Tensor, held_out: torch.Tensor) -> None:
     """Print the table of copies: training photographs, some of which are copies of others, every other one mirrored."""
-    print("\n| copies | nearer than the nearest 1 % | p | near copies of training : of held-out | p |")
+    print("\n| copies | nearer than the nearest 1 % | p | much nearer: training : held-out | p |")
     print("|---|---|---|---|---|")
     unseen = both_ways(held_out)
     for share in COPIES:

@@ -23,7 +23,7 @@ import main
 from data import create_mnist_dataloaders
 from datasets.synthetic import make_digits
 from evaluation import digits
-from evaluation.models import load_model
+from evaluation.models import load_model, loss_unit
 from model import VariationalAutoEncoder
 from training import UserError, loop
 from training.checkpoints import save_checkpoint
@@ -262,6 +262,7 @@ def test_importance_weighted_training_on_binarized_digits(run, tiny_mnist, tmp_p
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     checkpoint = best_checkpoint(tmp_path, "MNIST_VAE")
     assert (checkpoint["config"]["samples"], checkpoint["settings"]["binarize"]) == (4, True)
+    assert "bound of 4 samples (training: rising to 4)" in loss_unit("MNIST_VAE", checkpoint["settings"])
     assert_figure(tmp_path / "vis" / "mnist_VAE_samples_gmm.png")
     flags = ["--data-root", tiny_mnist, "--output-root", tmp_path, "--evaluate", "--nll-samples", 50]
     estimate, lines = logged(main.main, "--model", "VAE", *flags)
