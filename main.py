@@ -37,7 +37,8 @@ NOT_TRAINING = ("figures_only", "labels", "gif", "sampler", "evaluate", "nll_sam
 
 def parse_args(argv=None):
     """The flags; the loss depends on --model."""
-    parser = flags.make_parser("Train AE, VAE or CVAE on MNIST.", DEFAULTS)
+    with_given = {f"{model} --given N": defaults for model, defaults in COMPLETES.items()}
+    parser = flags.make_parser("Train AE, VAE or CVAE on MNIST.", DEFAULTS | with_given)
     flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
     text = "predict the rest of digits, given N quadrants: 1 the lower left, 2 the left half, 3 all but the lower right"
@@ -187,6 +188,7 @@ class Losses:
         Its gradient is the mean over the K of that of -log w_k, weighted by w_k / sum w. So one z, drawn by these
         weights, gives an unbiased one at the price of a VAE's. The encoder's, which fades in noise as K grows, is
         replaced by the doubly reparameterized one (Tucker et al. 2019, equation 8): through z alone, times the weight.
+        With --amp the weights are those of bfloat16's reconstructions, and the one z is decoded in float32.
         """
         recon = self.reconstruction(reconstructions, xs)
         log_w = (-recon - log_ratio(zs, *q, *p)).detach()

@@ -137,11 +137,11 @@ class VariationalAutoEncoder(AutoEncoder):
     """
 
     is_dist = True
+    train_samples: Callable[[], int] | None = None
 
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
         super().__init__(encoder, decoder)
         self.samples = kwargs.get("samples", 1)
-        self.train_samples = lambda: self.samples
 
     def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Images (B, ...) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
@@ -153,7 +153,7 @@ class VariationalAutoEncoder(AutoEncoder):
         With K > 1 samples (reconstructions (K, B, ...) without gradients, mu, sigma, *prior, zs (K, B, latent_size),
         decode).
         """
-        samples = self.train_samples() if self.training else self.samples
+        samples = self.train_samples() if self.training and self.train_samples else self.samples
         if samples == 1:
             return decode(sample(mu, sigma)), mu, sigma, *prior
         zs = sample(mu.expand(samples, *mu.shape), sigma)

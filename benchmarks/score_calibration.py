@@ -1,11 +1,11 @@
 """What the measures of evaluation/measures.py see of photographs that are wrong in a known way.
 
-    python benchmarks/score_calibration.py      # two minutes; needs ./flowers and the trained Classifier
+    python benchmarks/score_calibration.py      # three minutes; needs ./flowers and the trained Classifier
 
 Photographs that were trained on are damaged and scored against held-out ones, as samples of a model are. Prints two
 tables: the accuracy with which they are told from photographs, the kernel distance in its standard errors, the same
 with the classifier's features, density and coverage (Naeem et al. 2020), and the p-value of the species; then copies
-of photographs, and how surely the two tests find them.
+of photographs, half of them mirrored, and how surely the two tests find them.
 """
 
 import common  # noqa: F401  (the path of the scripts)
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from data import create_flower_dataloaders
 from evaluation.measures import (
     PatchFeatures,
+    both_ways,
     kernel_distance,
     nearest,
     species_p,
@@ -91,20 +92,26 @@ def main():
         p = species_p(read_species(classifier, images), usual, classifier.species.out_features)
         print(f"| {fault} | {accuracy:.1%} ± {error:.1%} | {in_errors} | {density:.2f} | {coverage:.2f} | {p:.2g} |")
 
-    print(
-        "\n| copies | nearer than the nearest 1 % | p | much nearer to training : held-out | p |\n|---|---|---|---|---|"
-    )
-    unseen = standardise(held_out)
+    plant_copies(training, held_out)
+
+
+def plant_copies(training: torch.Tensor, held_out: torch.Tensor) -> None:
+    """Print the table of copies: training photographs, some of which are copies of others, every other one mirrored."""
+    print("\n| copies | nearer than the nearest 1 % | p | much nearer: training : held-out | p |")
+    print("|---|---|---|---|---|")
+    unseen = both_ways(held_out)
     for share in COPIES:
         for _ in range(DRAWS):
             order = torch.randperm(len(training)).split(len(held_out))
-            images, known = training[order[0]], training[torch.cat(order[1:])]
+            images, others = training[order[0]], training[torch.cat(order[1:])]
             copies = round(share * len(images))
-            images[:copies] = known[torch.randperm(len(known))[:copies]]
-            samples, near = standardise(images), standardise(torch.cat([known, known.flip(-1)]))
-            tail, p = tail_share(nearest(samples, near)[0], nearest(unseen, near)[0])
-            close, far, p_three = three_sample(samples, standardise(known), unseen)
-            print(f"| {share:.0%} | {tail:.1%} | {p:.2g} | {close} : {far} | {p_three:.2g} |")
+            images[:copies] = others[torch.randperm(len(others))[:copies]]
+            images[:copies:2] = images[:copies:2].flip(-1)
+            samples, known = standardise(images), both_ways(others)
+            near = known.flatten(0, 1)
+            tail, p = tail_share(nearest(samples, near)[0], nearest(unseen[0], near)[0])
+            of_training, of_held_out, p_three = three_sample(samples, known, unseen)
+            print(f"| {share:.0%} | {tail:.1%} | {p:.2g} | {of_training} : {of_held_out} | {p_three:.2g} |")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from data import output_root
-from evaluation.likelihood import describe_estimate, describe_grey, describe_mean, estimate_likelihood
+from evaluation.likelihood import check_finite, describe_estimate, describe_grey, describe_mean, estimate_likelihood
 from evaluation.models import load_model, loss_unit, name_mnist_model, name_model, name_source, training_command
 from generators.completion import QUADRANTS, given_pixels
 from training import UserError
@@ -19,11 +19,15 @@ MISSING, OUTLINE = (0.4, 0.4, 0.45), (1.0, 0.6, 0.1)  # colours of what is to be
 
 
 def evaluate_completion(args, model, checkpoint: dict, test_set, losses):
-    """Log how likely the model finds the missing part of the test images; returns (N,) nats, or the `Estimate`."""
+    """Log how likely the model finds the missing part of the test images; returns (N,) nats, or the `Estimate`.
+
+    Raises UserError where a likelihood is not finite.
+    """
     if not model.is_dist:
         images = test_set[:][0]
         with torch.no_grad():
-            nll = torch.cat([losses.reconstruction(model(batch), batch) for batch in images.split(1000)])
+            nll = torch.cat([losses.reconstruction(model(batch), batch).cpu() for batch in images.split(1000)])
+        check_finite(nll)
         log(f"Conditional NLL: {describe_mean(nll)} (one answer, {len(nll)} images)")
     else:
         nll = estimate_completion(args, model, test_set, losses)
@@ -82,13 +86,19 @@ def find_models(args, checkpoint: dict) -> dict:
         name = name_mnist_model(kind, args.given)
         try:
             model, other = load_model(name, args.output_root)
-            if other["data"]["fingerprint"] != checkpoint["data"]["fingerprint"]:
+            if digits_of(other) != digits_of(checkpoint):
                 again = training_command(name, args.output_root)
                 raise UserError(f"{name} was trained on other images; train it anew with `{again}`")
             found[kind] = model, other
         except UserError as error:
             print(f"note: the picture lacks {kind}: {error}; then --figures-only draws it anew", file=sys.stderr)
     return found
+
+
+def digits_of(checkpoint: dict) -> tuple:
+    """What tells whether two models were trained on the same images; the fingerprint is that of the grey ones."""
+    data = checkpoint["data"]
+    return data["name"], data["fingerprint"], checkpoint["settings"]["binarize"]
 
 
 @torch.no_grad()
@@ -108,7 +118,7 @@ def complete_rows(models: dict, test_set, given: int, seed: int) -> dict[str, to
     if "CVAE" in models:
         answers = sample_completions(models["CVAE"], originals, SPREAD_OF)
         rows |= {f"CVAE {number + 1}": answers[number] for number in range(ANSWERS)}
-        rows["2 x standard deviation"] = 2 * answers.std(dim=0)
+        rows["2 x standard deviation"] = (2 * answers.std(dim=0, correction=0)).clamp(max=1)
     return {label: row.expand(-1, 3, -1, -1) for label, row in rows.items()}
 
 

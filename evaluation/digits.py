@@ -6,7 +6,7 @@ import math
 import torch
 from torch.nn.functional import mse_loss
 
-from data import output_root
+from data import ImageDataset, binarize, output_root
 from evaluation.completion import evaluate_completion
 from evaluation.likelihood import describe_estimate, describe_grey, estimate_likelihood
 from evaluation.models import loss_unit, name_model, name_source, three_digits
@@ -71,13 +71,14 @@ def latents_and_labels(model, seed: int, prior=None):
 
 
 @torch.no_grad()
-def fit_digits(sampler: str, model, train_set, seed: int):
-    """The distribution of latent vectors that --sampler names, fitted to those of the training digits: a VAE's are
-    samples of q(z|x). None for N(0, I)."""
+def fit_digits(sampler: str, model, train_set, seed: int, binarized: bool = False):
+    """The distribution of latent vectors that --sampler names, fitted to those of the training digits, none of them
+    moved (--shift): a VAE's are samples of q(z|x). None for N(0, I). binarized: their pixels are drawn, once."""
     if sampler == "normal":
         return None
+    digits = ImageDataset(train_set.images[:FITTED_TO].cpu(), train_set.labels[:FITTED_TO].cpu(), train_set.info)
     torch.manual_seed(seed)
-    parts = zip(*(part.cpu().split(BATCH) for part in train_set[:FITTED_TO]), strict=True)
+    parts = zip(*(part.split(BATCH) for part in (binarize(digits) if binarized else digits)[:]), strict=True)
     codes = torch.cat([model.encode(xs, ys if model.has_label else None, sampled=True) for xs, ys in parts])
     return fit_prior(sampler, check_codes(model, codes))
 
@@ -97,7 +98,8 @@ def plot_all(args, model, checkpoint: dict, loaders) -> None:
     title = f"{args.model}, {latents}, on {trained_on}"
     plot_losses(checkpoint["history"], path, title, loss_unit(checkpoint["model"], checkpoint["settings"]))
     name = f"{name_model(checkpoint)}\n{latents}"
-    prior = fit_digits(args.sampler, model, loaders[0].dataset, args.seed)
+    binarized = checkpoint["settings"]["binarize"]
+    prior = fit_digits(args.sampler, model, loaders[0].dataset, args.seed, binarized)
     plot_random(args, model, f"{name}, trained on {trained_on}", prior)
     test_set = loaders[-1].dataset
     args.output_root = output_root(args.output_root, test_set.info, checkpoint["data"])

@@ -62,12 +62,17 @@ def estimate_likelihood(
                 log_sum = torch.logaddexp(log_sum, (log_p - log_ratio(zs, mu, sigma, *prior)).logsumexp(dim=0))
                 distortion -= log_p.sum(dim=0) / samples
             nll = math.log(samples) - log_sum
-            rate = kl_divergence(Normal(mu, sigma), Normal(*(prior or (0.0, 1.0)))).sum(dim=1)
+            q, p = (Normal(*of, validate_args=False) for of in ((mu, sigma), prior or (0.0, 1.0)))
+            rate = kl_divergence(q, p).sum(dim=1)
             found.append(torch.stack([nll, distortion, rate]).cpu())
-    estimate = torch.cat(found, dim=1)
-    if not estimate.isfinite().all():
+    return Estimate(*check_finite(torch.cat(found, dim=1)))
+
+
+def check_finite(nats: torch.Tensor) -> torch.Tensor:
+    """Likelihoods as they are. Raises UserError where one is not finite."""
+    if not nats.isfinite().all():
         raise UserError("the likelihood is not finite: the weights are damaged, train the model anew")
-    return Estimate(*estimate)
+    return nats
 
 
 def describe_estimate(estimate: Estimate, samples: int, dims: int | None = None) -> list[str]:

@@ -31,7 +31,7 @@ from VarAutoencoder import HALF, LEARNED, VarAutoencoder
 
 MAX_SIDE = 1024  # pixels a side of images that a checkpoint may be for
 TRAIN_SCRIPT, MAIN = "train_script.py --model {}", "main.py --model {}"
-RECONSTRUCTS, SAMPLES, CLASSIFIES, COMPLETES = "reconstructs", "samples", "classifies", "completes"
+RECONSTRUCTS, SAMPLES, CLASSIFIES = "reconstructs", "samples", "classifies"
 SIZE, MNIST_SIZE = {"img_height": int, "img_width": int}, {"hidden_size": int, "latent_size": int}
 LATENT = {"encoding_dim": int, **SIZE}
 
@@ -41,7 +41,8 @@ def mnist_loss_unit(settings: dict) -> str:
     if settings["beta"] is None:  # the AE's
         return "mean squared error" if settings["recon"] == "mse" else "cross-entropy, nats per image"
     if settings.get("samples", 1) > 1:
-        return f"importance-weighted bound of {settings['samples']} samples, in nats per image"
+        samples = settings["samples"]
+        return f"importance-weighted bound of {samples} samples (training: rising to {samples}), in nats per image"
     kl = "KL" if settings["beta"] == 1 else f"{settings['beta']:g} KL"
     unit = "cross-entropy + {} per image, in nats" if settings["recon"] == "bce" else "squared errors + {} per image"
     return unit.format(kl)
@@ -64,6 +65,7 @@ class Entry(NamedTuple):
 
 MLPAE = Entry(MLPAutoencoder, {"image_size": list}, LOSS_UNIT, (RECONSTRUCTS,), script="MLPAE_train_script.py")
 MNIST = Entry(build_model, MNIST_SIZE, mnist_loss_unit, (RECONSTRUCTS,), script=MAIN, data="MNIST")
+MNIST_AE = MNIST._replace(loss_settings={"recon": str, "beta": NoneType})
 MNIST_VAE = MNIST._replace(
     config={**MNIST_SIZE, "samples": int},
     loss_settings={"recon": str, "beta": float},
@@ -77,12 +79,13 @@ def name_mnist_model(model: str, given: int | None) -> str:
     return f"MNIST_{model}_given{given}" if given else f"MNIST_{model}"
 
 
-def completions(model: str, changes: dict) -> dict[str, Entry]:
-    """The entries of what main.py --given trains, for every number of quadrants."""
-    entry = MNIST._replace(roles=(COMPLETES,), **changes)
+def completions(model: str, entry: Entry) -> dict[str, Entry]:
+    """The entries of what main.py --given trains, for every number of quadrants; entry: what they have in common."""
     return {
         name_mnist_model(model, given): entry._replace(
-            build=partial(build_completion, model, given=given), script=f"main.py --model {model} --given {given}"
+            build=partial(build_completion, model, given=given),
+            script=f"main.py --model {model} --given {given}",
+            roles=(),
         )
         for given in QUADRANTS
     }
@@ -112,18 +115,11 @@ TABLE = {
     "Classifier": Entry(
         Classifier, {"classes": int, **SIZE}, "cross-entropy, nats per image", (CLASSIFIES,), metrics=("accuracy",)
     ),
-    "MNIST_AE": MNIST._replace(build=partial(build_model, "AE"), loss_settings={"recon": str, "beta": NoneType}),
+    "MNIST_AE": MNIST_AE._replace(build=partial(build_model, "AE")),
     "MNIST_VAE": MNIST_VAE._replace(build=partial(build_model, "VAE")),
     "MNIST_CVAE": MNIST_VAE._replace(build=partial(build_model, "CVAE")),
-    **completions("NN", {"config": {"hidden_size": int}, "loss_settings": {"recon": str, "beta": NoneType}}),
-    **completions(
-        "CVAE",
-        {
-            "config": {**MNIST_SIZE, "samples": int},
-            "loss_settings": {"recon": str, "beta": float},
-            "metrics": ("recon", "kl"),
-        },
-    ),
+    **completions("NN", MNIST_AE._replace(config={"hidden_size": int})),
+    **completions("CVAE", MNIST_VAE),
 }
 
 
@@ -202,6 +198,8 @@ def _check(entry, checkpoint):
         raise ValueError(f"it has {config['samples']} samples, expected 1 to {MAX_SAMPLES}")
     if "test_loss" in checkpoint:
         check_types(checkpoint, {"test_images": int, **{f"test_{name}": float for name in ("loss", *entry.metrics)}})
+    if settings.get("samples", 1) != config.get("samples", 1):
+        raise ValueError("its settings say another number of samples than its config")
     if checkpoint["seed"] < 0 or settings.get("recon", "bce") not in ("bce", "mse"):
         raise ValueError("its settings do not fit")
     size = config.get("image_size") or [config.get("img_height", 28), config.get("img_width", 28)]

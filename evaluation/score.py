@@ -11,6 +11,7 @@ import torch
 from evaluation.measures import (
     TAIL,
     PatchFeatures,
+    both_ways,
     kernel_distance,
     nearest,
     species_p,
@@ -49,19 +50,21 @@ def score(args) -> dict:
     seeds = [args.seed + number for number in range(SEEDS)]
     log(f"Data: {source}, {len(held_out)} held-out images, compared with as many samples for each seed")
     log(f"Species: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of the held-out images")
-    measure = build_measure(classifier, training, held_out)
-    chance = [measure(photographs(training, len(held_out), seed))["accuracy"][0] for seed in range(DRAWS)]
-    low, high = min(chance), max(chance)
-    log(f"Chance: {DRAWS} draws of training images are told from the held-out ones with {low:.1%} to {high:.1%}")
+    features = PatchFeatures(training)
+    measure = build_measure(features, classifier, held_out)
+    low, high = measure_chance(features, training, held_out, first_seed=args.seed + SEEDS)
+    log(f"Chance: training images are told from held-out ones with {low:.1%} to {high:.1%}, range over {DRAWS} draws")
     samples, found = {}, {}
     for name, sample in {**references(training, held_out), **models}.items():
         samples[name] = [sample(seed) for seed in seeds]
         found[name] = [measure(images) for images in samples[name]]
         log(describe_scores(name, found[name]))
-    log(f"Copies: samples nearer to a training image than the nearest {TAIL:.0%} of held-out ones; much nearer to")
-    log("training images than to as many held-out ones, and the reverse; one-sided p-values, each seed:")
+    ratio = f"{len(training) / len(held_out):.1f} : 1"
+    log(f"Copies: samples nearer to a training image than the nearest {TAIL:.0%} of held-out ones; training : held-out")
+    log(f"images much nearer to a sample than all others ({ratio} by chance); one-sided p-values, each seed:")
+    known, unseen = both_ways(training), both_ways(held_out)
     for name in models:
-        log(compare_nearest(name, samples[name], training, held_out, vis, about))
+        log(compare_nearest(name, samples[name], training, known, unseen, vis, about))
     if not args.model:
         shown = {name: numbers for name, numbers in found.items() if name != NOISE}  # which is far off any scale
         plot_scores(shown, (low, high), vis / "scores.png", f"Samples of models {about}, against held-out photographs")
@@ -69,10 +72,17 @@ def score(args) -> dict:
     return found
 
 
-def build_measure(classifier, training, held_out):
+def measure_chance(features, training, held_out, first_seed: int) -> tuple[float, float]:
+    """The range of the accuracy with which as many training photographs are told from held-out ones."""
+    expected = features(held_out)
+    draws = (photographs(training, len(held_out), first_seed + number) for number in range(DRAWS))
+    accuracies = [two_sample_accuracy(features(images), expected)[0] for images in draws]
+    return min(accuracies), max(accuracies)
+
+
+def build_measure(features, classifier, held_out):
     """measure(images (M, 3, H, W)) -> {"accuracy" with which they are told from held-out photographs, "distance", each
     with its standard error, "species_p"}."""
-    features = PatchFeatures(training)
     expected, usual = features(held_out), read_species(classifier, held_out)
 
     def measure(images):
@@ -147,17 +157,20 @@ def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
     return decode(model, sample_latents(prior, count, seed))
 
 
-def compare_nearest(name: str, sets: list, training, held_out, vis, about: str) -> str:
+def compare_nearest(name: str, sets: list, training, known, unseen, vis, about: str) -> str:
     """A line for the log: are sets of a model's samples, each (M, 3, H, W), copies of training photographs? Plots the
-    nearest ones of the first set. Photographs are also taken mirrored, as the models were shown them."""
-    shown_to_models = torch.cat([training, training.flip(-1)])
-    near, unseen = standardise(shown_to_models), standardise(held_out)
-    usual, found = nearest(unseen, near)[0], [nearest(standardise(images), near) for images in sets]
+    nearest ones of the first set.
+
+    known (2, N, D), unseen (2, K, D): photographs trained on and held out, mirrored too, as the models were shown them.
+    """
+    near, vectors = known.flatten(0, 1), [standardise(images) for images in sets]
+    usual, found = nearest(unseen[0], near)[0], [nearest(x, near) for x in vectors]
     tails = [tail_share(distances, usual) for distances, _ in found]
-    threes = [three_sample(standardise(images), standardise(training), unseen) for images in sets]
+    threes = [three_sample(x, known, unseen) for x in vectors]
     tail = ", ".join(f"{share:.1%} (p = {p:.2g})" for share, p in tails)
     three = ", ".join(f"{close}:{far} (p = {p:.2g})" for close, far, p in threes)
     (distances, which), path = found[0], vis / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
+    shown_to_models = torch.cat([training, training.flip(-1)])
     pairs = sets[0][:SHOWN_NEAREST].numpy(), shown_to_models[which[:SHOWN_NEAREST]].numpy()
     title = f"{name}, {about}: samples above the nearest training images, brightness and contrast left aside;"
     title += f"\nnearer than the nearest {TAIL:.0%} of held-out photographs: {tails[0][0]:.1%}, p = {tails[0][1]:.2g}"
@@ -169,7 +182,7 @@ def compare_all(samples: dict, found: dict, models, path, about: str) -> None:
     """Plot a row of samples of each model, {name: sets (N, 3, H, W)}, and one of photographs, with their scores."""
     names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(samples[PHOTOGRAPHS][0]))
     rows = torch.cat([samples[name][0][:columns] for name in names])
-    told = {name: describe([numbers["accuracy"] for numbers in found[name]], ".0%") for name in names}
+    told = {name: describe([numbers["accuracy"] for numbers in found[name]], ".1%") for name in names}
     labels = [f"{name.replace(', ', chr(10))}\n{accuracy}" for name, accuracy in told.items()]
     title = f"Random samples of models {about},\nand the accuracy with which they are told from held-out photographs"
     plot_samples(rows.numpy(), path, title, columns, labels)

@@ -1,10 +1,8 @@
-"""The classifier of the flowers, whose features score generated images.
+"""The classifier of the flowers, which tells the score how often each species comes among generated images.
 
-    model = Classifier(classes=3)
-    logits, labels = model(images, labels)          # (B, 3, 24, 24), (B,) -> (B, 3), (B,)
-    features = model.features(images)               # (B, 128)
-
-What the features are used for stands in evaluation/score.py.
+model = Classifier(classes=3)
+logits, labels = model(images, labels)          # (B, 3, 24, 24), (B,) -> (B, 3), (B,)
+features = model.features(images)               # (B, 128)
 """
 
 import torch

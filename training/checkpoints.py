@@ -212,7 +212,7 @@ def _check_entries(checkpoint):
 def check_types(found: dict, expected: dict) -> None:
     """Raise ValueError unless the dict has entries of the types in {name: type}."""
     for name, kind in expected.items():
-        if not isinstance(found.get(name), kind):
+        if name not in found or not isinstance(found[name], kind):
             raise ValueError(f"it has no {name}, or not of the right type")
 
 

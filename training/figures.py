@@ -179,7 +179,8 @@ def plot_scores(found: dict[str, list[dict]], chance: tuple[float, float], path,
     plots[0].axvspan(*chance, color="C2", alpha=0.25, label="photographs against photographs")
     plots[0].legend()
     plots[1].set_xscale("symlog", linthresh=0.1)
-    plots[1].set_xlim(-0.1, 2 * max(of["distance"][0] for numbers in found.values() for of in numbers))
+    distances = [of["distance"][0] for numbers in found.values() for of in numbers]
+    plots[1].set_xlim(min(-0.1, 2 * min(distances)), max(0.1, 2 * max(distances)))
     plots[1].xaxis.set_major_formatter("{x:g}")
     figure.suptitle(title)
     _save(figure, path, title)

@@ -44,7 +44,8 @@ class Images:
         return mu, widened * precision.rsqrt().expand_as(mu)
 
     def log_likelihood(self, zs, images, _):
-        return Normal(zs @ self.weight.T, math.sqrt(VARIANCE)).log_prob(images).sum(dim=-1)
+        p = Normal(zs @ self.weight.T, math.sqrt(VARIANCE), validate_args=False)  # its mean may be NaN
+        return p.log_prob(images).sum(dim=-1)
 
 
 def estimate(images, samples, **worse):
@@ -84,12 +85,21 @@ def test_a_likelihood_that_is_not_finite_is_an_error():
     images = Images(5)
     with pytest.raises(UserError, match="not finite: the weights are damaged"):
         estimate_likelihood(images, images.posterior, lambda zs, *_: zs.sum(dim=-1) * math.nan, 3)
+    for worse in ({"moved": math.nan}, {"widened": 0.0}):
+        with pytest.raises(UserError, match="not finite: the weights are damaged"):
+            estimate(images, 3, **worse)
 
 
-def test_log_ratio_against_torch_distributions():
+def test_log_ratio_is_the_closed_form_and_may_have_another_prior():
     mu, sigma, zs = torch.randn(9, 3), torch.rand(9, 3) + 0.1, torch.randn(5, 9, 3)
-    expected = (Normal(mu, sigma).log_prob(zs) - Normal(0.0, 1.0).log_prob(zs)).sum(dim=-1)
-    torch.testing.assert_close(log_ratio(zs, mu, sigma), expected, rtol=1e-4, atol=1e-4)
+
+    def log_density(mu, sigma):
+        return -(2 * math.pi * sigma**2).log() / 2 - (zs - mu) ** 2 / (2 * sigma**2)
+
+    for prior in ((), (torch.randn(9, 3), torch.rand(9, 3) + 0.1)):
+        p = log_density(*(prior or (torch.zeros(3), torch.ones(3))))
+        expected = (log_density(mu, sigma) - p).sum(dim=-1)
+        torch.testing.assert_close(log_ratio(zs, mu, sigma, *prior), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_lines_of_the_log():

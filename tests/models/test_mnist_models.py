@@ -1,6 +1,8 @@
 """The three autoencoders of MNIST and their losses, against torch.distributions and by hand."""
 
+import copy
 import math
+import pickle
 from contextlib import nullcontext
 from itertools import product
 
@@ -86,6 +88,15 @@ def test_sigma_can_neither_overflow_nor_vanish():
         outputs = model(xs)
         assert Losses()(outputs, xs)[0].isfinite()
         assert (outputs[2] > 0).all()
+
+
+def test_a_copy_takes_its_own_number_of_samples():
+    model, xs = build_model("VAE", 16, 3, samples=2), torch.rand(4, 784)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        other.samples = 5
+        assert [len(each.train()(xs)[0]) for each in (model, other)] == [2, 5]
+    model.train_samples = lambda: 3
+    assert (len(model.train()(xs)[0]), len(model.eval()(xs)[0])) == (3, 2)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])

@@ -1,14 +1,16 @@
 """Samples, priors, projections and the score, against closed forms and brute force."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch.distributions import Normal
 
-from evaluation import sampling
+from evaluation import measures, sampling
 from evaluation.measures import (
     PatchFeatures,
+    both_ways,
     kernel_distance,
     nearest,
     species_p,
@@ -101,7 +103,7 @@ def test_nearest_images_tell_copies_from_new_ones_whatever_their_brightness_and_
 
 def test_the_two_sample_accuracy_of_known_cases():
     y, apart = torch.randn(300, 5), torch.randn(400, 5) + torch.tensor([2.0, 0, 0, 0, 0])
-    accuracies = [two_sample_accuracy(torch.randn(200, 5), torch.randn(150, 5), seed)[0] for seed in range(40)]
+    accuracies = [two_sample_accuracy(torch.randn(200, 5), torch.randn(150, 5))[0] for _ in range(40)]
     assert sum(accuracies) / 40 == pytest.approx(0.5, abs=0.015)
     accuracy, error = two_sample_accuracy(torch.randn(400, 5), y)
     assert error == pytest.approx(0.5 * (0.25 / 400 + 0.25 / 300) ** 0.5, rel=0.05)
@@ -118,6 +120,8 @@ def test_patch_features_tell_shuffled_images_and_know_no_left_and_right():
     assert features(images[:60]).mean(dim=0).abs().max() < 1e-3
     torch.testing.assert_close(features(images[:5]), features(images[:5].flip(-1)), atol=1e-3, rtol=1e-3)
     assert PatchFeatures(images[:10, :, :4, :4])(images[:3, :, :4, :4]).isfinite().all()  # smaller than some patches
+    constant = torch.full((9, 3, 12, 16), 0.3)
+    assert PatchFeatures(constant)(constant).isfinite().all()
     shuffled = images[60:, :, torch.randperm(24)]
     assert two_sample_accuracy(features(shuffled), features(images[:60]))[0] > 0.95
 
@@ -129,25 +133,79 @@ def test_species_that_come_too_seldom_have_a_small_p():
     assert species_p(torch.zeros(5, dtype=torch.int64), torch.zeros(9, dtype=torch.int64), 3) == 1
 
 
-def plant_copies(share):
-    """(samples (200, 20), photographs trained on, and held out), of which that share of samples are nearly copies."""
-    training, held_out, samples = torch.randn(900, 20), torch.randn(300, 20), torch.randn(200, 20)
+@pytest.mark.parametrize(("height", "width"), [(16, 20), (24, 24), (64, 48)])
+def test_the_filters_are_whitened_by_as_many_patches_whatever_the_size_of_the_photographs(height, width, monkeypatch):
+    counts, unfold = [], torch.nn.functional.unfold
+
+    def count(*args, **options):
+        patches = unfold(*args, **options)
+        counts.append(patches.shape[0] * patches.shape[2])
+        return patches
+
+    monkeypatch.setattr(measures, "PATCHES", 2000)
+    monkeypatch.setattr(torch.nn.functional, "unfold", count)
+    PatchFeatures(torch.rand(70, 3, height, width))
+    assert len(counts) == 3
+    assert all(1400 < patches <= 2000 for patches in counts)
+
+
+def plant_copies(share, dims):
+    """(samples (200, D), photographs trained on, and held out), of which that share of samples are nearly copies."""
+    training, held_out, samples = torch.randn(900, dims), torch.randn(300, dims), torch.randn(200, dims)
     copies = round(share * len(samples))
-    samples[:copies] = training[:copies] + 0.1 * torch.randn(copies, 20)
+    samples[:copies] = training[:copies] + 0.1 * torch.randn(copies, dims)
     return samples, training, held_out
 
 
-def test_a_few_copies_are_found_and_new_samples_are_none():
-    p_new = []
-    for _ in range(100):
-        samples, training, held_out = plant_copies(0)
-        tail = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
-        p_new.append([tail[1], three_sample(samples, training, held_out)[2]])
-    for below in (0.05, 0.2):  # as often as a p-value may be, and not much oftener
-        assert (torch.tensor(p_new) <= below).float().mean(dim=0).max() <= below + 0.08
-    samples, training, held_out = plant_copies(0.05)
-    share, p = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
-    close, far, p_three = three_sample(samples, training, held_out)
-    assert max(p, p_three) < 0.01
+def find_copies(samples, training, held_out):
+    """What both tests return."""
+    tail = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
+    return tail, three_sample(samples, training[None], held_out[None])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_new_samples_are_no_copies_more_often_than_the_p_values_say(dims):
+    p_new, counts = [], []
+    for _ in range(200):
+        (_, p), (near, far, p_three) = find_copies(*plant_copies(0, dims))
+        p_new.append([p, p_three])
+        counts.append([near, far])
+    near, far = torch.tensor(counts).float().mean(dim=0)
+    assert near + far > 10  # photographs that a sample happens to be near to
+    assert near / (near + far) == pytest.approx(900 / 1200, abs=0.03)
+    for below in (0.05, 0.2):
+        often = (torch.tensor(p_new) <= below).float().mean(dim=0)
+        assert often.max() <= below + 0.05
+        assert often.min() > 0
+
+
+def test_a_few_copies_are_found():
+    (share, p), _ = find_copies(*plant_copies(0.05, 20))
     assert 0.05 <= share < 0.12
-    assert close >= 10 > far
+    assert p < 0.01
+    _, (near, far, p) = find_copies(*plant_copies(0.15, 20))
+    assert near >= 30 > 3 > far
+    assert p < 0.001
+
+
+def test_mirrored_copies_are_copies_and_many_copies_of_one_photograph_count_once():
+    photographs = torch.rand(300, 3, 6, 6)
+    known, unseen = both_ways(photographs[:200]), both_ways(photographs[200:])
+    mirrored = standardise(photographs[:30].flip(-1))
+    near, far, p = three_sample(mirrored, known, unseen)
+    assert (near, far) == (30, 0)
+    assert p == pytest.approx(math.comb(200, 30) / math.comb(300, 30))
+    assert three_sample(mirrored, unseen, known)[:2] == (0, 30)
+    assert three_sample(mirrored, unseen, known)[2] == 1
+    one = mirrored[:1].repeat(30, 1)
+    assert three_sample(one, known, unseen) == (1, 0, pytest.approx(200 / 300))
+
+
+def test_the_p_value_of_a_tail_is_exact_also_where_it_is_tiny():
+    """Of 518 + 518 in random order, 60 or more of the one kind before the fifth of the other."""
+    usual, distances = torch.arange(518.0) + 0.5, torch.cat([torch.zeros(60), torch.full((458,), 1e3)])
+    ways = sum(math.comb(k + 4, k) * math.comb(1031 - k, 518 - k) for k in range(60, 519))
+    share, p = tail_share(distances, usual)
+    assert share == pytest.approx(60 / 518)
+    assert p == pytest.approx(ways / math.comb(1036, 518), rel=1e-6, abs=0)
+    assert tail_share(distances + 1e3, usual) == (0, pytest.approx(1))

@@ -193,6 +193,9 @@ def of_images(*size):
         ("VAE", {"data": {"name": "x" * 10**6}}),
         ("VAE", {"data": {"classes": [1]}}),
         ("MNIST_VAE", {"settings": {"recon": "x"}}),
+        ("MNIST_VAE", {"settings": {"samples": "5"}}),
+        ("MNIST_VAE", {"settings": {"samples": None}}),
+        ("MNIST_VAE", {"settings": {"samples": 10**12}}),
         ("VAE", {"settings": {"lr": float("nan")}}),
         ("VAE", {"history": [{**ROW, "train_loss": torch.tensor(0.5)}]}),
         ("VAE", {"history": [{**ROW, "valid_loss": 10**400}]}),
@@ -213,6 +216,19 @@ def test_what_a_checkpoint_says_of_itself_is_checked_before_it_is_used(name, cha
     assert time.monotonic() - started < 5  # and so no layer was built
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "setting"),
+    [("MNIST_AE", "settings", "beta"), ("MNIST_VAE", "settings", "beta"), ("MNIST_VAE", "config", "hidden_size")],
+)
+def test_a_checkpoint_that_lacks_a_setting_is_refused(name, entry, setting, tmp_path):
+    checkpoint, path = best_checkpoint(PROJECT, name), tmp_path / "models" / checkpoint_file(name)
+    del checkpoint[entry][setting]
+    path.parent.mkdir()
+    save_checkpoint(path, checkpoint)
+    with pytest.raises(UserError, match=f"{path} .*{setting}"):
+        load_model(name, tmp_path)
 
 
 def test_a_cut_or_foreign_last_state_is_not_resumed(tiny_flowers, tmp_path):

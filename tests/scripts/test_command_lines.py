@@ -95,6 +95,7 @@ def test_help_is_quick_because_pytorch_waits():
     *helps, rest = out.split("[0, []]\n")
     assert (status, len(helps), rest, err) == (0, 5, "", "")
     assert all("--output-root" in text for text in helps)
+    assert "CVAE --given N: --beta 1.0, --latent-size 50, --shift 0.5, --epochs 12" in out
 
 
 def test_what_a_user_can_mend_is_one_line_and_status_1(tmp_path):

@@ -152,6 +152,15 @@ def test_the_conditional_likelihood_by_both_estimators_and_of_the_network(traine
     assert nll.mean().item() == pytest.approx(best_checkpoint(root, "MNIST_NN_given2")["test_loss"], rel=1e-5)
 
 
+def test_a_network_whose_likelihood_is_not_finite_is_an_error(copied, tiny_mnist):
+    checkpoint = best_checkpoint(copied, "MNIST_NN_given2")
+    checkpoint["state_dict"]["encoder.hidden.first.weight"] += 3e38
+    save_checkpoint(copied / "models" / "BestModel_MNIST_NN_given2.pth", checkpoint)
+    flags = ["--given", 2, "--evaluate", "--data-root", tiny_mnist, "--output-root", copied]
+    with pytest.raises(UserError, match="the likelihood is not finite: the weights are damaged"):
+        logged(main.main, "--model", "NN", *flags)
+
+
 def test_importance_sampling_agrees_with_the_exact_integral():
     """With one latent the integral over z is a sum on a fine grid."""
     model, xs = build_completion("CVAE", 16, 1, given=3).double().eval(), torch.rand(3, 1, 28, 28).double()
@@ -169,7 +178,7 @@ def test_importance_sampling_agrees_with_the_exact_integral():
     assert float(re.match(NLL, lines[1])[1]) == pytest.approx(exact.mean().item(), abs=0.05)
 
 
-def test_the_rows_of_the_picture(trained, tiny_mnist):
+def test_the_rows_of_the_picture(trained, tiny_mnist, monkeypatch):
     root, _ = trained
     test_set = create_mnist_dataloaders(128, tiny_mnist)[2].dataset
     models = {name: load_model(f"MNIST_{name}_given2", root)[0] for name in ("NN", "CVAE")}
@@ -184,16 +193,31 @@ def test_the_rows_of_the_picture(trained, tiny_mnist):
     assert not torch.equal(rows["CVAE 1"], rows["CVAE 2"])
     assert not rows["2 x standard deviation"][..., mask].any()
     assert rows["2 x standard deviation"][..., ~mask].any()
+    values = iter([0.0, 1.0] * 1000)  # of the answers: as far apart as pixels can be
+    monkeypatch.setattr(
+        completion,
+        "sample_completions",
+        lambda model, images, count: torch.stack([torch.full_like(images, next(values)) for _ in range(count)]),
+    )
+    assert (completion.complete_rows(models, test_set, 2, seed=0)["2 x standard deviation"] == 1).all()
     assert list(completion.complete_rows({}, test_set, 2, seed=0)) == ["given", "original"]
 
 
 def test_a_model_that_is_missing_or_of_other_images_is_left_out_with_a_note(copied, tiny_mnist, capsys):
-    checkpoint = best_checkpoint(copied, "MNIST_NN_given2")
-    checkpoint["data"]["fingerprint"] = "0" * 16
-    save_checkpoint(copied / "models" / "BestModel_MNIST_NN_given2.pth", checkpoint)
     flags = ["--given", 2, "--figures-only", "--data-root", tiny_mnist, "--output-root", copied]
+    other_images = {"data": {"fingerprint": "0" * 16}}, {"data": {"name": "x"}}, {"settings": {"binarize": True}}
+    for changes in other_images:
+        checkpoint = best_checkpoint(copied, "MNIST_NN_given2")
+        for entry, change in changes.items():
+            checkpoint[entry] = checkpoint[entry] | change
+        path = copied / "models" / "BestModel_MNIST_NN_given2.pth"
+        before = path.read_bytes()
+        save_checkpoint(path, checkpoint)
+        logged(main.main, "--model", "CVAE", *flags)
+        assert "lacks NN: MNIST_NN_given2 was trained on other images" in capsys.readouterr().err
+        path.write_bytes(before)
     logged(main.main, "--model", "CVAE", *flags)
-    assert "lacks NN: MNIST_NN_given2 was trained on other images" in capsys.readouterr().err
+    assert "lacks NN" not in capsys.readouterr().err
     (copied / "models" / "BestModel_MNIST_NN_given2.pth").unlink()
     logged(main.main, "--model", "CVAE", *flags)
     assert "lacks NN: " in (note := capsys.readouterr().err)

@@ -23,7 +23,8 @@ import main
 from data import create_mnist_dataloaders
 from datasets.synthetic import make_digits
 from evaluation import digits
-from evaluation.models import load_model
+from evaluation.models import load_model, loss_unit
+from model import VariationalAutoEncoder
 from training import UserError, loop
 from training.checkpoints import save_checkpoint
 from training.script import seed_everything
@@ -139,16 +140,17 @@ def test_figures_only_plots_the_same_figures_without_training(name, trained_mnis
         assert (copied / "vis" / figure).read_bytes() == (trained_mnist[0] / "vis" / figure).read_bytes()
 
 
-@pytest.mark.parametrize("flags", [["AE"], ["VAE", "--gif"], ["CVAE", "--gif"]])
+@pytest.mark.parametrize("flags", [["AE"], ["VAE", "--gif"], ["CVAE", "--gif"], ["VAE", "--samples", 4]])
 def test_an_interrupted_run_resumes_to_the_same_weights_log_and_film(
     flags, trained_mnist, run, tmp_path, monkeypatch, without_figures
 ):
-    whole, (root, runs) = tmp_path / "whole", trained_mnist
+    whole, (_, runs) = tmp_path / "whole", trained_mnist
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_in_epoch(patch, 3)
         run(*flags)
-    assert run(*flags, "--resume") == runs[flags[0]] == run(*flags, "--output-root", whole)
-    assert_same_weights(*(last_checkpoint(each, f"MNIST_{flags[0]}")["state_dict"] for each in (tmp_path, root)))
+    assert run(*flags, "--resume") == (uninterrupted := run(*flags, "--output-root", whole))
+    assert_same_weights(*(last_checkpoint(each, f"MNIST_{flags[0]}")["state_dict"] for each in (tmp_path, whole)))
+    assert (uninterrupted == runs[flags[0]]) == ("--samples" not in flags)
     if "--gif" not in flags:
         return
     film = f"vis/mnist_{flags[0]}_training.gif"
@@ -260,6 +262,7 @@ def test_importance_weighted_training_on_binarized_digits(run, tiny_mnist, tmp_p
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     checkpoint = best_checkpoint(tmp_path, "MNIST_VAE")
     assert (checkpoint["config"]["samples"], checkpoint["settings"]["binarize"]) == (4, True)
+    assert "bound of 4 samples (training: rising to 4)" in loss_unit("MNIST_VAE", checkpoint["settings"])
     assert_figure(tmp_path / "vis" / "mnist_VAE_samples_gmm.png")
     flags = ["--data-root", tiny_mnist, "--output-root", tmp_path, "--evaluate", "--nll-samples", 50]
     estimate, lines = logged(main.main, "--model", "VAE", *flags)
@@ -270,6 +273,22 @@ def test_importance_weighted_training_on_binarized_digits(run, tiny_mnist, tmp_p
     assert re.fullmatch(r"Bound: \d+\.\d\d = Distortion \d+\.\d\d \+ Rate \d+\.\d\d", lines[3])
     assert len(lines) == 4
     assert estimate.nll.mean() < (estimate.distortion + estimate.rate).mean()
+
+
+def test_the_samples_rise_to_their_number_during_the_training(run, monkeypatch, without_figures):
+    counts, decode = [], VariationalAutoEncoder.decode_samples
+
+    def record(self, *args):
+        outputs = decode(self, *args)
+        if self.training:
+            counts.append(len(outputs[0]) if len(outputs) > 3 else 1)
+        return outputs
+
+    monkeypatch.setattr(VariationalAutoEncoder, "decode_samples", record)
+    run("VAE", "--samples", 60, "--batch-size", 64)
+    assert len(counts) == 15  # steps
+    assert (counts[0], counts[-1]) == (1, 46)  # 60 to the power of 14/15
+    assert counts == sorted(counts)
 
 
 def test_the_likelihood_of_grey_digits_is_called_a_bound(copied, tiny_mnist):
@@ -288,6 +307,15 @@ def test_a_fitted_prior_is_like_the_latent_vectors_of_the_training_digits(run, t
     plot("CVAE", "--sampler", "gaussian", "--labels", 3)
     assert {"mnist_CVAE_samples_gaussian.png", "mnist_CVAE_labels_gaussian.png"} < shown.keys()
     assert "z from a fitted Gaussian, seed 0" in shown["mnist_CVAE_samples_gaussian.png"][2]
+
+
+@pytest.mark.parametrize("flags", [[], ["--binarize"]])
+def test_a_prior_is_fitted_to_digits_that_are_not_moved(flags, run, plot, tmp_path):
+    run("VAE", "--sampler", "gaussian", "--shift", 1, *flags)
+    figure = tmp_path / "vis" / "mnist_VAE_samples_gaussian.png"
+    after_training = figure.read_bytes()
+    plot("VAE", "--sampler", "gaussian")  # which knows of no --shift
+    assert figure.read_bytes() == after_training
 
 
 def test_the_likelihood_of_squared_errors_is_that_of_a_gaussian_of_variance_one_half(run, tiny_mnist, tmp_path):

@@ -10,6 +10,7 @@ from helpers import assert_figure, best_checkpoint, logged
 
 import random_generation
 from data import create_flower_dataloaders
+from evaluation import score
 from evaluation.models import load_model
 from evaluation.sampling import encode, fit_prior, sample_latents
 from generators.diffusion import Diffusion
@@ -114,15 +115,17 @@ def test_interpolations_go_from_one_held_out_photograph_to_another(name, root, g
     assert_figure(root / "vis" / f"interpolation_{name}.png")
 
 
-def test_the_score_of_all_models_and_of_one(root, generate, tiny_flowers):
-    flags = ["--score", "--data-root", tiny_flowers, "--seed", 4]
+def test_the_score_of_all_models_and_of_one(root, generate, tiny_flowers, monkeypatch):
+    flags, drawn, draw = ["--score", "--data-root", tiny_flowers, "--seed", 4], [], score.photographs
+    monkeypatch.setattr(score, "photographs", lambda *args: drawn.append(args[2]) or draw(*args))
     found, log = logged(lambda argv: generate(*argv), *flags)
     assert list(found) == SCORED
+    assert sorted(drawn) == [*range(4, 27)]  # three that are scored, and others for what chance does
     assert all(len({numbers["distance"] for numbers in of}) == 3 for of in found.values())  # a seed each
     assert found["noise"][0]["distance"] > found["training photographs"][0]["distance"]
     assert found["noise"][0]["accuracy"][0] > 0.9
     assert log[0].startswith("Data: flowers, 12 held-out images")
-    assert re.fullmatch(r"Chance: 20 draws of training images are told .* with \d+\.\d% to \d+\.\d%", log[2])
+    assert re.fullmatch(r"Chance: training images are told .* with \d+\.\d% to \d+\.\d%, range over 20 draws", log[2])
     percent = r"\d+\.\d%"
     for name, line in zip(SCORED, log[3:], strict=False):
         told = rf"told from held-out images with {percent} ± {percent} \({percent}, {percent}, {percent}\)"

@@ -61,6 +61,16 @@ def test_the_colour_bar_is_as_tall_as_the_plot_and_the_legend_beside_the_curves(
     assert not any(legend.overlaps(axes.get_window_extent()) for axes in latents.axes)
 
 
+@pytest.mark.parametrize("distances", [(-0.5, -0.2), (-0.3, 0.02), (0.4, 30.0)])
+def test_the_plot_of_the_scores_shows_every_distance_also_those_below_zero(distances, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_: saved.append(figure))
+    found = {str(distance): [{"accuracy": (0.6, 0.01), "distance": (distance, 0.01)}] for distance in distances}
+    figures.plot_scores(found, (0.45, 0.55), tmp_path / "scores.png", "title")
+    low, high = saved[0].axes[1].get_xlim()
+    assert low < min(*distances, 0) <= max(*distances, 0) < high
+
+
 def test_a_title_may_have_a_dollar_and_no_letter(tmp_path):
     figures.plot_losses([{"epoch": 1, "train_loss": 2.0, "valid_loss": 1.0}], tmp_path / "loss.png", "$x$", "$")
     assert_figure(tmp_path / "loss.png")
