@@ -42,13 +42,18 @@ def problem_of_log(path: Path, checkpoint: dict) -> str:
     if not os.path.isfile(path):
         return "missing"
     try:
-        data = path.read_bytes()
+        lines = read_log(path)
     except OSError as error:
         return f"not to be read ({error.strerror})"
+    return problem_of_epochs(lines, checkpoint) or problem_of_settings(lines, checkpoint)
+
+
+def read_log(path: Path) -> list[str]:
+    """The lines of a log that are not empty. Raises OSError."""
+    data = path.read_bytes()
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # what > makes in the shell of Windows
     text = data.decode("utf-16" if is_utf16 else "utf-8-sig", "replace")
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    return problem_of_epochs(lines, checkpoint) or problem_of_settings(lines, checkpoint)
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def problem_of_epochs(lines: list[str], checkpoint: dict) -> str:

@@ -4,9 +4,12 @@
 can samples be told from photographs, how far are they away, do the species come as often, are any of them copies.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
+from torch.nn.functional import interpolate
 
 from evaluation.measures import (
     TAIL,
@@ -33,6 +36,14 @@ PHOTOGRAPHS, NOISE = "training photographs", "noise"  # the best and the worst t
 DRAWS = 20  # of photographs, scored against held-out ones: what chance does
 
 
+class Scores(NamedTuple):
+    """Of all that was scored, by name."""
+
+    samples: dict = {}  # a tensor (M, 3, H, W) for each seed
+    found: dict = {}  # for each seed what `measure` returns
+    chance: list = []  # accuracies with which photographs are told from photographs
+
+
 def score(args) -> dict:
     """Score --model, or all. Plots vis/nearest_<M>.png of each model and, of all, vis/scores.png and
     vis/generation_comparison.png.
@@ -41,57 +52,78 @@ def score(args) -> dict:
     trained on other photographs.
     """
     classifier, checkpoint = load_model("Classifier", args.output_root)
-    training, held_out = (dataset[:][0] for dataset in load_photographs(args, checkpoint))
+    source, vis = checkpoint["data"]["name"], args.output_root / "vis"
+    about, scores = f"trained on {source}, seed {args.seed}", Scores({}, {}, [])
+    load_photographs(args, checkpoint)  # those that the classifier knows are here
+    log(f"Species: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of its held-out images")
+    for photographs_here, models in find_models(args, checkpoint):
+        score_size(args, about, partial(read_species, classifier), *photographs_here, models, scores)
+    if not args.model:
+        shown = {name: numbers for name, numbers in scores.found.items() if not name.startswith(NOISE)}  # off any scale
+        chance, title = (
+            (min(scores.chance), max(scores.chance)),
+            f"Samples of models {about}, against held-out photographs",
+        )
+        plot_scores(shown, chance, vis / "scores.png", title)
+        compare_all(scores, vis / "generation_comparison.png", about)
+    return scores.found
+
+
+def score_size(args, about: str, read: Callable, training, held_out, models: dict, scores: Scores) -> None:
+    """Add to the scores those of the models of one image size, {name: sample(seed)}, and log them.
+
+    read(images) -> the species of each.
+    """
     if len(held_out) < 4:
         raise UserError(f"expected 4 or more held-out photographs to compare with, found {len(held_out)}")
-    models = samplers(args, checkpoint, training, len(held_out))
-    source, vis = checkpoint["data"]["name"], args.output_root / "vis"
-    about = f"trained on {source}, seed {args.seed}"
-    seeds = [args.seed + number for number in range(SEEDS)]
-    log(f"Data: {source}, {len(held_out)} held-out images, compared with as many samples for each seed")
-    log(f"Species: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of the held-out images")
+    size, seeds = "x".join(map(str, held_out.shape[2:])), [args.seed + number for number in range(SEEDS)]
+    log(f"Data: {len(held_out)} held-out images of {size}, compared with as many samples for each seed")
     features = PatchFeatures(training)
-    measure = build_measure(features, classifier, held_out)
-    low, high = measure_chance(features, training, held_out, first_seed=args.seed + SEEDS)
-    log(f"Chance: training images are told from held-out ones with {low:.1%} to {high:.1%}, range over {DRAWS} draws")
-    samples, found = {}, {}
+    measure, chance = (
+        build_measure(features, read, held_out),
+        measure_chance(features, training, held_out, seeds[-1] + 1),
+    )
+    told = f"{min(chance):.1%} to {max(chance):.1%}, range over {DRAWS} draws"
+    log(f"Chance: training images are told from held-out ones with {told}")
+    scores.chance.extend(chance)
     for name, sample in {**references(training, held_out), **models}.items():
-        samples[name] = [sample(seed) for seed in seeds]
-        found[name] = [measure(images) for images in samples[name]]
-        log(describe_scores(name, found[name]))
+        sized = f"{name}, {size}"
+        scores.samples[sized] = [sample(seed) for seed in seeds]
+        scores.found[sized] = [measure(images) for images in scores.samples[sized]]
+        log(describe_scores(sized, scores.found[sized]))
     ratio = f"{len(training) / len(held_out):.1f} : 1"
     log(f"Copies: samples nearer to a training image than the nearest {TAIL:.0%} of held-out ones; training : held-out")
     log(f"images much nearer to a sample than all others ({ratio} by chance); one-sided p-values, each seed:")
     known, unseen = both_ways(training), both_ways(held_out)
     for name in models:
-        log(compare_nearest(name, samples[name], training, known, unseen, vis, about))
-    if not args.model:
-        shown = {name: numbers for name, numbers in found.items() if name != NOISE}  # which is far off any scale
-        plot_scores(shown, (low, high), vis / "scores.png", f"Samples of models {about}, against held-out photographs")
-        compare_all(samples, found, models, vis / "generation_comparison.png", about)
-    return found
+        sets, path = scores.samples[f"{name}, {size}"], args.output_root / "vis" / f"nearest_{file_name(name)}.png"
+        log(f"{name}, {size}: {compare_nearest(f'{name}, {about}', sets, training, known, unseen, path)}")
 
 
-def measure_chance(features, training, held_out, first_seed: int) -> tuple[float, float]:
-    """The range of the accuracy with which as many training photographs are told from held-out ones."""
+def file_name(name: str) -> str:
+    """The part of a file's name that stands for a model: "AE, fitted mixture" -> "AE_fitted_mixture"."""
+    return name.replace(", ", "_").replace(" ", "_")
+
+
+def measure_chance(features, training, held_out, first_seed: int) -> list[float]:
+    """The accuracies with which as many random training photographs are told from held-out ones."""
     expected = features(held_out)
     draws = (photographs(training, len(held_out), first_seed + number) for number in range(DRAWS))
-    accuracies = [two_sample_accuracy(features(images), expected)[0] for images in draws]
-    return min(accuracies), max(accuracies)
+    return [two_sample_accuracy(features(images), expected)[0] for images in draws]
 
 
-def build_measure(features, classifier, held_out):
+def build_measure(features, read: Callable, held_out):
     """measure(images (M, 3, H, W)) -> {"accuracy" with which they are told from held-out photographs, "distance", each
     with its standard error, "species_p"}."""
-    expected, usual = features(held_out), read_species(classifier, held_out)
+    expected, usual = features(held_out), read(held_out)
 
     def measure(images):
-        found = features(images)
-        classes = classifier.species.out_features
+        found, species = features(images), read(images)
+        classes = 1 + max(species.max(), usual.max()).item()
         return {
             "accuracy": two_sample_accuracy(found, expected),
             "distance": kernel_distance(found, expected),
-            "species_p": species_p(read_species(classifier, images), usual, classes),
+            "species_p": species_p(species, usual, classes),
         }
 
     return measure
@@ -99,7 +131,8 @@ def build_measure(features, classifier, held_out):
 
 @torch.no_grad()
 def read_species(classifier, images: torch.Tensor) -> torch.Tensor:
-    """The most likely species of images (N, 3, H, W): (N,)."""
+    """The most likely species of images (N, 3, H, W), in the size that the classifier knows: (N,)."""
+    images = interpolate(images, classifier.image_size, mode="area")
     return torch.cat([classifier.species(classifier.features(part)).argmax(dim=1) for part in images.split(BATCH)])
 
 
@@ -132,24 +165,30 @@ def references(training, held_out) -> dict:
     return {PHOTOGRAPHS: partial(photographs, training, len(held_out)), NOISE: noise}
 
 
-def samplers(args, scored: dict, training, count: int) -> dict:
-    """{name: sample(seed) -> images (count, 3, H, W)} of --model, or of all models; of the AE also with a fitted prior.
+def find_models(args, scored: dict) -> list[tuple[list, dict]]:
+    """[((images trained on, held-out images), {name: sample(seed) -> as many images as are held out})] for each image
+    size, of --model or of all models; of the AE also with a fitted prior.
 
-    scored: the classifier's checkpoint. Raises UserError where a model is missing, or was trained on other photographs.
+    scored: the classifier's checkpoint. Raises UserError where a model is missing, or was trained on other photographs
+    than are here, or than the classifier.
     """
     found = {}
     for name in [args.model] if args.model else [name for name, entry in TABLE.items() if SAMPLES in entry.roles]:
         model, checkpoint = load_model(name, args.output_root)
-        if any(checkpoint["data"][key] != scored["data"][key] for key in ("fingerprint", "image_size", "split_seed")):
+        if checkpoint["data"]["split_seed"] != scored["data"]["split_seed"]:
             raise UserError(f"{name} and Classifier were trained on different images: train one of them anew")
+        key = (*checkpoint["data"]["image_size"], checkpoint["data"]["fingerprint"])
+        if key not in found:
+            found[key] = [dataset[:][0] for dataset in load_photographs(args, checkpoint)], {}
+        (training, held_out), models = found[key]
         if model.has_label:
-            found[name] = partial(sample_labelled, model, count)
+            models[name] = partial(sample_labelled, model, len(held_out))
         else:
-            found[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), count)
+            models[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), len(held_out))
         if RECONSTRUCTS in TABLE[name].roles and not model.is_dist:  # an AE's codes are not those of N(0, I)
             prior = fit_mixture(encode(model, training))
-            found[f"{name}, fitted mixture"] = partial(sample_prior, model, prior, count)
-    return found
+            models[f"{name}, fitted mixture"] = partial(sample_prior, model, prior, len(held_out))
+    return [found[key] for key in sorted(found)]
 
 
 def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
@@ -157,9 +196,9 @@ def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
     return decode(model, sample_latents(prior, count, seed))
 
 
-def compare_nearest(name: str, sets: list, training, known, unseen, vis, about: str) -> str:
-    """A line for the log: are sets of a model's samples, each (M, 3, H, W), copies of training photographs? Plots the
-    nearest ones of the first set.
+def compare_nearest(title: str, sets: list, training, known, unseen, path) -> str:
+    """Are sets of a model's samples, each (M, 3, H, W), copies of training photographs? For the log. Plots the nearest
+    ones of the first set.
 
     known (2, N, D), unseen (2, K, D): photographs trained on and held out, mirrored too, as the models were shown them.
     """
@@ -169,20 +208,21 @@ def compare_nearest(name: str, sets: list, training, known, unseen, vis, about: 
     threes = [three_sample(x, known, unseen) for x in vectors]
     tail = ", ".join(f"{share:.1%} (p = {p:.2g})" for share, p in tails)
     three = ", ".join(f"{close}:{far} (p = {p:.2g})" for close, far, p in threes)
-    (distances, which), path = found[0], vis / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
+    distances, which = found[0]
     shown_to_models = torch.cat([training, training.flip(-1)])
     pairs = sets[0][:SHOWN_NEAREST].numpy(), shown_to_models[which[:SHOWN_NEAREST]].numpy()
-    title = f"{name}, {about}: samples above the nearest training images, brightness and contrast left aside;"
+    title += ": samples above the nearest training images, brightness and contrast left aside;"
     title += f"\nnearer than the nearest {TAIL:.0%} of held-out photographs: {tails[0][0]:.1%}, p = {tails[0][1]:.2g}"
     plot_nearest(*pairs, distances.numpy(), usual.numpy(), path, title)
-    return f"{name}: {tail}; {three}"
+    return f"{tail}; {three}"
 
 
-def compare_all(samples: dict, found: dict, models, path, about: str) -> None:
-    """Plot a row of samples of each model, {name: sets (N, 3, H, W)}, and one of photographs, with their scores."""
-    names, columns = [*models, PHOTOGRAPHS], min(SHOWN, len(samples[PHOTOGRAPHS][0]))
-    rows = torch.cat([samples[name][0][:columns] for name in names])
-    told = {name: describe([numbers["accuracy"] for numbers in found[name]], ".1%") for name in names}
-    labels = [f"{name.replace(', ', chr(10))}\n{accuracy}" for name, accuracy in told.items()]
+def compare_all(scores: Scores, path, about: str) -> None:
+    """Plot a row of samples of each model, and one of photographs of each size, with their scores."""
+    rows = {name: sets[0][:SHOWN] for name, sets in scores.samples.items() if not name.startswith(NOISE)}
+    largest = max(images.shape[2:] for images in rows.values())
+    images = torch.cat([interpolate(images, largest, mode="nearest-exact") for images in rows.values()])
+    told = {name: describe([numbers["accuracy"] for numbers in scores.found[name]], ".1%") for name in rows}
+    labels = [f"{name.replace(', ', chr(10))}\n{told[name]}" for name in rows]
     title = f"Random samples of models {about},\nand the accuracy with which they are told from held-out photographs"
-    plot_samples(rows.numpy(), path, title, columns, labels)
+    plot_samples(images.numpy(), path, title, len(next(iter(rows.values()))), labels)

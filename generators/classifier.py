@@ -23,6 +23,7 @@ class Classifier(nn.Module):
 
     def __init__(self, classes: int, img_height: int = 24, img_width: int = 24):
         super().__init__()
+        self.image_size = (img_height, img_width)
         self.convolutions = build_encoder(1, img_height, img_width)[:-2]  # (B, 3, H, W) -> (B, 128, H/4, W/4)
         self.species = nn.Linear(128, classes)
 

@@ -27,7 +27,7 @@ from Autoencoder import quarter
 from generators import check_class_prior
 
 TIMESTEPS = 1000  # T
-SIGMA_MIN = 0.1  # in the loss: an error of x0 where hardly any noise is left would weigh too much (Li & He 2025)
+SIGMA_MIN = 0.3  # in the loss: an error of x0 where hardly any noise is left would weigh too much (Li & He 2025)
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
 LARGE = 48  # pixels a side of images, from which on patches are of 4 pixels a side, else of 2
 FULL = 8  # channels at the full resolution, before and after the patches
@@ -119,7 +119,8 @@ class UNet(nn.Module):
 
     Residual blocks at the resolution of the patches, h by w, and, twice as wide, at half of it, down and up again, with
     skip connections from the one to the other; before and after them a convolution of all pixels, or the patches would
-    show their borders.
+    show their borders. The last one also sees what the first one saw, as far as the timestep allows: where there is
+    little noise, it is full of detail that the patches' channels cannot hold; where there is much, it is noise.
     """
 
     def __init__(self, classes: int, width: int, patch: int):
@@ -139,7 +140,7 @@ class UNet(nn.Module):
         self.upsample = nn.Conv2d(fine, fine, 3, padding=1)
         self.up1 = nn.ModuleList([Block(2 * fine, fine, emb), Block(2 * fine, fine, emb)])
         self.out = nn.Sequential(nn.GroupNorm(GROUPS, fine), nn.SiLU(), nn.Conv2d(fine, pixels, 3, padding=1))
-        self.last = zero_init(nn.Conv2d(2 * FULL, 3, 3, padding=1))
+        self.gate, self.last = nn.Linear(emb, FULL), zero_init(nn.Conv2d(2 * FULL, 3, 3, padding=1))
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """x0 of shape (B, 3, H, W)."""
@@ -159,7 +160,8 @@ class UNet(nn.Module):
         for block in self.up1:
             x = block(torch.cat([x, skips.pop()], dim=1), emb)
         x = F.pixel_shuffle(self.out(x), self.patch)  # (B, FULL, H, W)
-        return self.last(F.silu(torch.cat([x, pixels], dim=1)))
+        gate = self.gate(emb)[..., None, None] * schedule(t)[0].square()  # (B, FULL, 1, 1)
+        return self.last(torch.cat([F.silu(x), gate * pixels], dim=1))
 
 
 class Block(nn.Module):

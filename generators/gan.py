@@ -19,7 +19,8 @@ from torch.nn.functional import softplus
 from Autoencoder import quarter
 from generators import check_class_prior
 
-PENALTY = 1.0  # gamma, the weight of R1 and R2
+PENALTY = 0.1  # gamma, the weight of R1 and R2
+AUGMENTED = 0.5  # probability that what the critic sees of an image is augmented
 FD_SIGMA = 0.05  # standard deviation of the noise of the finite differences; pixels go from -1 to 1
 
 
@@ -102,10 +103,10 @@ def build_generator(inputs: int, height: int, width: int, channels: int) -> nn.S
         Residual(narrow, normalise=True),
         nn.GroupNorm(8, narrow),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(narrow, wide, 3, padding=1),
-        nn.PixelShuffle(2),  # (B, channels, H, W)
+        nn.Conv2d(narrow, narrow, 3, padding=1),
+        nn.PixelShuffle(2),  # (B, channels / 2, H, W)
         nn.LeakyReLU(0.2),
-        nn.Conv2d(channels, 3, 3, padding=1),
+        nn.Conv2d(channels // 2, 3, 3, padding=1),
         nn.Sigmoid(),
     )
 
@@ -146,9 +147,15 @@ class Residual(nn.Module):
 
 
 def augment(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3, H, W) from -1 to 1, each augmented at random, differentiably (Zhao et al. 2020): brightness,
-    saturation and contrast; translation by up to an eighth of the size; a cutout nearly half as high and wide. Where
-    there is no image any more it is grey."""
+    """Images (B, 3, H, W) from -1 to 1, each with the probability AUGMENTED changed at random, differentiably (Zhao et
+    al. 2020): brightness, saturation and contrast; translation by up to an eighth of the size; a cutout nearly half as
+    high and wide. Where there is no image any more it is grey."""
+    changed = change(images)
+    return torch.where(torch.rand(len(images), 1, 1, 1, device=images.device) < AUGMENTED, changed, images)
+
+
+def change(images: torch.Tensor) -> torch.Tensor:
+    """The same, of all images."""
     count, _, *size = images.shape
     device = images.device
 

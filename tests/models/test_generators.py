@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, softplus
 from evaluation.sampling import noise_and_labels
 from generators.classifier import Classifier
 from generators.diffusion import SIGMA_MIN, TIMESTEPS, Diffusion, patch_size, schedule, timestep_embedding
-from generators.gan import FD_SIGMA, GAN, PENALTY, augment, energy_distance
+from generators.gan import AUGMENTED, FD_SIGMA, GAN, PENALTY, augment, change, energy_distance
 
 
 @pytest.fixture
@@ -184,12 +184,14 @@ def test_the_penalty_is_the_squared_gradient(gan):
 
 def test_augmentation_keeps_shapes_and_gradients_and_changes_each_image_its_own_way():
     images = (torch.rand(1, 3, 24, 16) - 0.5).repeat(50, 1, 1, 1).requires_grad_()
-    changed = augment(images)
+    changed = change(images)
     assert changed.shape == images.shape
+    kept = [torch.equal(one, images[0]) for one in augment(images.repeat(10, 1, 1, 1))]
+    assert abs(sum(kept) / len(kept) - (1 - AUGMENTED)) < 0.1
     assert torch.pdist(changed.detach().flatten(1)).min() > 0
     changed.sum().backward()
     assert (images.grad != 0).all()  # what is cut out still counts in the image's mean, for the contrast
-    fractions = (augment(torch.ones(500, 3, 24, 24)) == 0).float().mean(dim=(1, 2, 3))  # grey: cutout and border
+    fractions = (change(torch.ones(500, 3, 24, 24)) == 0).float().mean(dim=(1, 2, 3))  # grey: cutout and border
     assert fractions.min() > 0.05
     assert 0.1 < fractions.mean() < 0.4
 

@@ -9,6 +9,7 @@ import torch
 from helpers import assert_figure, best_checkpoint, logged
 
 import random_generation
+import train_script
 from data import create_flower_dataloaders
 from evaluation import score
 from evaluation.models import load_model
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.xdist_group("trained_flowers")
 
 NUMBER = r"-?\d+\.\d+"
 SCORED = ["training photographs", "noise", "AE", "AE, fitted mixture", "VAE", "GAN", "DDPM"]
+SIZED = [f"{name}, 12x16" for name in SCORED]
 
 
 @pytest.fixture
@@ -119,25 +121,36 @@ def test_the_score_of_all_models_and_of_one(root, generate, tiny_flowers, monkey
     flags, drawn, draw = ["--score", "--data-root", tiny_flowers, "--seed", 4], [], score.photographs
     monkeypatch.setattr(score, "photographs", lambda *args: drawn.append(args[2]) or draw(*args))
     found, log = logged(lambda argv: generate(*argv), *flags)
-    assert list(found) == SCORED
+    assert list(found) == SIZED
     assert sorted(drawn) == [*range(4, 27)]  # three that are scored, and others for what chance does
     assert all(len({numbers["distance"] for numbers in of}) == 3 for of in found.values())  # a seed each
-    assert found["noise"][0]["distance"] > found["training photographs"][0]["distance"]
-    assert found["noise"][0]["accuracy"][0] > 0.9
-    assert log[0].startswith("Data: flowers, 12 held-out images")
+    assert found[SIZED[1]][0]["distance"] > found[SIZED[0]][0]["distance"]
+    assert found[SIZED[1]][0]["accuracy"][0] > 0.9
+    assert log[1].startswith("Data: 12 held-out images of 12x16")
     assert re.fullmatch(r"Chance: training images are told .* with \d+\.\d% to \d+\.\d%, range over 20 draws", log[2])
     percent = r"\d+\.\d%"
-    for name, line in zip(SCORED, log[3:], strict=False):
+    for name, line in zip(SIZED, log[3:], strict=False):
         told = rf"told from held-out images with {percent} ± {percent} \({percent}, {percent}, {percent}\)"
         assert re.fullmatch(rf"{name}: {told}, kernel distance {NUMBER} ± {NUMBER}, species as often p = .*", line)
     tail, three = (", ".join([one] * 3) for one in (rf"{percent} \(p = [\d.e-]+\)", r"\d+:\d+ \(p = [\d.e-]+\)"))
-    assert re.fullmatch(rf"DDPM: {tail}; {three}", log[-1])
+    assert re.fullmatch(rf"DDPM, 12x16: {tail}; {three}", log[-1])
     nearest = {f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png" for name in SCORED[2:]}
     assert {path.name for path in (root / "vis").iterdir()} == {"generation_comparison.png", "scores.png", *nearest}
     for path in (root / "vis").iterdir():
         assert_figure(path)
     alone = generate(*flags, "--model", "GAN")
-    assert alone == {name: found[name] for name in (*SCORED[:2], "GAN")}
+    assert alone == {name: found[name] for name in (*SIZED[:2], "GAN, 12x16")}
+
+
+def test_models_of_two_sizes_are_compared_with_photographs_of_theirs(root, generate, tiny_flowers):
+    argv = ["--model", "GAN", "--image-size", 8, "--encoding-dim", 8, "--epochs", 1, "--data-root", tiny_flowers]
+    train_script.main([*map(str, argv), "--output-root", str(root)])
+    found, log = logged(lambda argv: generate(*argv), "--score", "--data-root", tiny_flowers)
+    assert list(found) == [f"{name}, 8x8" for name in (*SCORED[:2], "GAN")] + [n for n in SIZED if "GAN" not in n]
+    assert [line[:31] for line in log if line.startswith("Data")] == [
+        f"Data: 12 held-out images of {size}" for size in ("8x8", "12x")
+    ]
+    assert_figure(root / "vis" / "generation_comparison.png")
 
 
 def test_the_score_wants_the_photographs_that_the_models_know(root, generate, tiny_flowers, tmp_path, monkeypatch):
@@ -147,9 +160,13 @@ def test_the_score_wants_the_photographs_that_the_models_know(root, generate, ti
         patch.setattr("datasets.PROJECT", tmp_path)
         generate("--score")  # no stand-in for the photographs that the models know
     flags, checkpoint = ["--score", "--data-root", tiny_flowers], best_checkpoint(root, "VAE")
-    for name, value in (("fingerprint", "other"), ("split_seed", 1)):
+    other = {
+        "fingerprint": ("other", "VAE was trained on"),
+        "split_seed": (1, "VAE and Classifier were trained on dif"),
+    }
+    for name, (value, message) in other.items():
         save_best(root, {**checkpoint, "data": {**checkpoint["data"], name: value}})
-        with pytest.raises(UserError, match="VAE and Classifier were trained on different images"):
+        with pytest.raises(UserError, match=message):
             generate(*flags, "--model", "VAE")
     for name in ("AE", "Classifier"):
         (root / "models" / f"BestModel_{name}.pth").unlink()
@@ -161,7 +178,7 @@ def test_few_held_out_images_are_enough_for_interpolations_and_scores(generate, 
     flags = ["--model", "AE", "--data-root", tiny_flowers]
     monkeypatch.setattr("data.VALID_FRACTION", 5 / 60)
     assert generate(*flags, "--interpolate").shape == (24, 3, 12, 16)
-    assert list(generate(*flags, "--score")) == SCORED[:4]
+    assert list(generate(*flags, "--score")) == SIZED[:4]
     monkeypatch.setattr("data.VALID_FRACTION", 1 / 60)
     for flag, least in (("--interpolate", 2), ("--score", 4)):
         with pytest.raises(UserError, match=f"expected {least} or more held-out .* found 1"):
