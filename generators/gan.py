@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 from Autoencoder import quarter
 from generators import check_class_prior
 
-PENALTY = 0.1  # gamma, the weight of R1 and R2
+PENALTY = 1.0  # gamma, the weight of R1 and R2
 AUGMENTED = 0.5  # probability that what the critic sees of an image is augmented
 FD_SIGMA = 0.05  # standard deviation of the noise of the finite differences; pixels go from -1 to 1
 
