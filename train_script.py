@@ -19,7 +19,7 @@ from training.flags import LR_DECAY, LR_DECAY_EVERY
 DEFAULTS = {  # of flags, for each --model
     "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
-    "GAN": {"epochs": 80, "patience": 80, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
+    "GAN": {"epochs": 60, "patience": 60, "batch_size": 16, "lr": 5e-4, "encoding_dim": 64},
     "DDPM": {"epochs": 120, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None, "image_size": [48]},
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }

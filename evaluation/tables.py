@@ -22,7 +22,9 @@ COPIES = re.compile(r"(.*): (\d+\.\d% .*); (\d+:\d+ .*)")
 
 def tables(root: Path) -> dict[str, list[list[str]]]:
     """{name: rows, the header first} of what is below an output root. Raises UserError for a damaged checkpoint."""
-    there = [name for name in TABLE if (root / "models" / checkpoint_file(name)).exists()]
+    there = [
+        name for name, entry in TABLE.items() if entry.roles and (root / "models" / checkpoint_file(name)).exists()
+    ]
     loaded = {name: load_model(name, root) for name in there}
     flowers, digits = ([name for name in there if TABLE[name].data == data] for data in ("flowers", "MNIST"))
     score = root / "log" / "score.txt"

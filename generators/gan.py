@@ -103,8 +103,8 @@ def build_generator(inputs: int, height: int, width: int, channels: int) -> nn.S
         Residual(narrow, normalise=True),
         nn.GroupNorm(8, narrow),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(narrow, narrow, 3, padding=1),
-        nn.PixelShuffle(2),  # (B, channels / 2, H, W)
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(narrow, channels // 2, 3, padding=1),  # (B, channels / 2, H, W)
         nn.LeakyReLU(0.2),
         nn.Conv2d(channels // 2, 3, 3, padding=1),
         nn.Sigmoid(),
