@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-README = Path(__file__).with_name("README.md")
-sys.path.insert(0, str(README.parent.parent))  # the scripts
+RESULTS = Path(__file__).with_name("results.md")
+sys.path.insert(0, str(RESULTS.parent.parent))  # the scripts
 
 
 def seconds_of(function) -> float:
@@ -63,14 +63,14 @@ def compare_runs(title: str, target: float, ways: dict[str, list], turns: int) -
 
 def record(title: str, rows: list[tuple[str, str, str, str]]) -> None:
     """Print (what, median, time over the first, time over the arithmetic) and append them to the table at the end of
-    README.md."""
+    results.md."""
     import torch
 
     day = datetime.date.today().isoformat()
     machine = (
         f"{os.cpu_count()} cores {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    with README.open("a", encoding="utf-8") as file:
+    with RESULTS.open("a", encoding="utf-8") as file:
         for row in rows:
             line = f"| {day} | {machine} | {title} | {' | '.join(row)} |"
             print(line, flush=True)

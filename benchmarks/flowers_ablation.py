@@ -121,7 +121,7 @@ def train(flags, patches):
 
 
 def main(argv=None):
-    """Print a row of the table in benchmarks/README.md for each variant."""
+    """Print a row of the table in benchmarks/results.md for each variant."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", choices=["AE", "VAE"], nargs="+", default=["AE", "VAE"])
     parser.add_argument("--variants", choices=list(VARIANTS), nargs="+", default=list(VARIANTS), metavar="NAME")

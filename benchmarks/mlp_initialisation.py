@@ -60,7 +60,7 @@ VARIANTS = {
 
 
 def main(argv=None):
-    """Print a row of the table in benchmarks/README.md for each start."""
+    """Print a row of the table in benchmarks/results.md for each start."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=natural_int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=positive_int, default=100)
