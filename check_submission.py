@@ -4,6 +4,7 @@
     python check_submission.py --model MLPAE            # the compulsory part of the flowers alone
     python check_submission.py --ledger                 # and each loss in every unit in use
     python check_submission.py --tables                 # instead, the tables of README and report
+    python check_submission.py --html                   # instead, report.html with pictures and formulas inside
     python check_submission.py --zip hand-in.zip        # packs what passes
     python check_submission.py --retrain AE             # and whether the settings claimed give the losses claimed
     python check_submission.py --output-root DIR        # somebody else's models/, vis/ and log/
@@ -31,6 +32,7 @@ def parse_args(argv=None):
     parser.add_argument("--csv", metavar="FILE", type=Path, help="where to write the points of --hand-ins")
     parser.add_argument("--ledger", action="store_true", help="also print each loss in every unit in use")
     parser.add_argument("--tables", action="store_true", help="instead, print the tables of README and report")
+    parser.add_argument("--html", action="store_true", help="instead, make report.html and report.zh-CN.html")
     parser.add_argument("--json", action="store_true", help="print it all for machines")
     parser.add_argument("--zip", metavar="NAME.zip", type=Path, help="pack the project, if all of them pass")
     parser.add_argument("--force", action="store_true", help="pack it even if not")
@@ -52,8 +54,9 @@ def parse_args(argv=None):
         parser.error(f"argument --hand-ins: there is no folder {args.hand_ins}")
     for name in {"zip", "force", "json", "ledger", "output_root"} & set(given(parser, args)) if args.hand_ins else ():
         parser.error(f"argument --{name.replace('_', '-')}: not together with --hand-ins")
-    for name in set(given(parser, args)) - {"tables", "output_root"} if args.tables else ():
-        parser.error(f"argument --{name.replace('_', '-')}: not together with --tables, which checks nothing")
+    for instead in ("tables", "html"):
+        for name in set(given(parser, args)) - {instead, "output_root"} if vars(args)[instead] else ():
+            parser.error(f"argument --{name.replace('_', '-')}: not together with --{instead}, which checks nothing")
     if set(args.retrain) - set(args.model):
         parser.error("argument --retrain: it is for models that --model names")
     return args
@@ -78,6 +81,7 @@ import train_script
 import visualization
 from data import create_flower_dataloaders, create_mnist_dataloaders
 from evaluation.archives import pack
+from evaluation.html import make_html
 from evaluation.marks import find_hand_ins, grade_all, save_marks
 from evaluation.models import TABLE
 from evaluation.submission import TARGETS, Row, Scripts, check_model
@@ -204,7 +208,7 @@ def grade(args) -> list[dict]:
 
 
 def main(argv=None):
-    """Check, pack and print; returns the rows, or the tables. Raises UserError unless everything passes."""
+    """Check, pack and print; returns the rows, the tables, or the HTML files. Raises UserError unless all pass."""
     args = parse_args(argv)
     if args.hand_ins:
         return grade(args)
@@ -214,6 +218,8 @@ def main(argv=None):
         for name, rows in (found := tables(args.output_root)).items():
             print(f"<!-- table: {name} -->\n{markdown(rows)}\n")
         return found
+    if args.html:
+        return [make_html(path) for path in sorted(args.output_root.glob("report*.md"))]
     rows, ledger = check_all(args, args.output_root)
     failed, packed = [row for row in rows if not row.passed], None
     if args.zip and (args.force or not failed):
