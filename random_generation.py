@@ -7,7 +7,7 @@
     python random_generation.py --model VAE --interpolate                # from one photograph to another
     python random_generation.py --score > ./log/score.txt                # all models against held-out photographs
 
-Writes vis/random_images_<M>.png, for GAN and DDPM also vis/species_<M>.png, for DDPM vis/denoising_DDPM.png; or
+Writes vis/random_images_<M>.png, for DDPM also vis/species_DDPM.png and vis/denoising_DDPM.png; or
 vis/random_images_<M>_<species>.png; or vis/random_images_<M>_<sampler>.png and vis/samplers_<M>.png; or
 vis/interpolation_<M>.png; or vis/scores.png, vis/generation_comparison.png and vis/nearest_<M>.png. The last three
 commands also read the photographs.
@@ -21,7 +21,7 @@ FLAG_MODELS = {  # the models that a flag is for, where it is not for all
     "temperature": ("AE", "VAE", "GAN"),
     "sampler": ("AE", "VAE"),
     "interpolate": ("AE", "VAE"),
-    "label": ("GAN", "DDPM"),
+    "label": ("DDPM",),
     "guidance": ("DDPM",),
 }
 MAX_IMAGES = 5000  # a PNG may be 65,535 pixels high
@@ -39,9 +39,8 @@ def parse_args(argv=None):
     group = parser.add_argument_group("AE, VAE")
     flags.add_sampler_flag(group, "photographs'")
     group.add_argument("--interpolate", action="store_true", help="instead, go from one held-out photograph to another")
-    group = parser.add_argument_group("GAN, DDPM")
-    group.add_argument("--label", metavar="SPECIES", help="of the images, the name of its folder")
     group = parser.add_argument_group("DDPM")
+    group.add_argument("--label", metavar="SPECIES", help="of the images, the name of its folder")
     group.add_argument("--guidance", **factor, help="above 1: truer to the species, less varied")
     group = parser.add_argument_group("score")
     group.add_argument("--score", action="store_true", help="instead, compare --model, or all, with photographs")
@@ -83,7 +82,7 @@ from evaluation.sampling import (
     fit_prior,
     interpolate,
     project,
-    sample_labelled,
+    sample_diffusion,
     sample_latents,
     standard_normal,
 )
@@ -106,11 +105,10 @@ def generate(args, model, checkpoint):
     title = f"{name_model(checkpoint)}\ntrained on {checkpoint['data']['name']}: "
     if model.has_label:
         label = find_label(args.label, checkpoint["data"]["classes"])
-        options = {name: vars(args)[name] for name in ("temperature", "guidance") if args.model in FLAG_MODELS[name]}
-        images = sample_labelled(model, args.n, args.seed, label, **options)
-        title += ", ".join([args.label or "all species", *(f"{name} {value:g}" for name, value in options.items())])
+        images = sample_diffusion(model, args.n, args.seed, label, guidance=args.guidance)
+        title += f"{args.label or 'all species'}, guidance {args.guidance:g}"
         if label is None:
-            show_species(args, model, checkpoint, options)
+            show_species(args, model, checkpoint)
     elif args.sampler == "normal":
         latents = args.temperature * sample_latents(standard_normal(model.encoding_dim), args.n, args.seed)
         images = decode(model, latents)
@@ -138,18 +136,18 @@ def find_label(name: str | None, classes: list[str]) -> int | None:
     return classes.index(name)
 
 
-def show_species(args, model, checkpoint, options: dict) -> None:
-    """A row of samples of each species, and of a diffusion model also how one of each comes into being."""
+def show_species(args, model, checkpoint) -> None:
+    """A row of samples of each species, and how one of each comes into being."""
     data = checkpoint["data"]
     classes, title = data["classes"], f"{name_model(checkpoint)}\ntrained on {data['name']}: "
-    rows = [sample_labelled(model, SHOWN, args.seed, label, **options) for label in range(len(classes))]
+    labels = range(len(classes))
+    rows = [sample_diffusion(model, SHOWN, args.seed, label, guidance=args.guidance) for label in labels]
     about = f"{title}the same noise for all species, seed {args.seed}"
     plot_samples(torch.cat(rows).numpy(), figure_path(args, f"species_{args.model}"), about, SHOWN, classes)
-    if hasattr(model, "denoise"):
-        rows = torch.cat([denoising(model, SHOWN, args.seed, label, **options) for label in range(len(classes))])
-        labels = [text for name in classes for text in (name, "prediction")]
-        about = f"{title}from noise (left) to image, and what is predicted on the way, seed {args.seed}"
-        plot_samples(rows.numpy(), figure_path(args, f"denoising_{args.model}"), about, SHOWN, labels)
+    rows = [denoising(model, SHOWN, args.seed, label, guidance=args.guidance) for label in labels]
+    names = [text for name in classes for text in (name, "prediction")]
+    about = f"{title}from noise (left) to image, and what is predicted on the way, seed {args.seed}"
+    plot_samples(torch.cat(rows).numpy(), figure_path(args, f"denoising_{args.model}"), about, SHOWN, names)
 
 
 def compare_samplers(args, model, checkpoint, codes, latents: dict) -> None:

@@ -19,8 +19,8 @@ from training.flags import LR_DECAY, LR_DECAY_EVERY
 DEFAULTS = {  # of flags, for each --model
     "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
-    "GAN": {"epochs": 60, "patience": 60, "batch_size": 16, "lr": 5e-4, "encoding_dim": 64},
-    "DDPM": {"epochs": 120, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None, "image_size": [48]},
+    "GAN": {"epochs": 160, "patience": 160, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
+    "DDPM": {"epochs": 250, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None},
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }
 OPTIMIZERS = {  # what they change of these defaults
@@ -37,8 +37,8 @@ def parse_args(argv=None):
     flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
     group = parser.add_argument_group("model")
     group.add_argument("--encoding-dim", metavar="N", type=flags.positive_int, help="length of the latent vector")
-    size = {"metavar": "N", "type": flags.multiple_of_4, "nargs": "+", "default": [24]}
-    group.add_argument("--image-size", **size, help="one number, or height and width; 48 for DDPM")
+    size = {"metavar": "N", "type": flags.multiple_of_4, "nargs": "+", "default": [24, 24]}
+    group.add_argument("--image-size", **size, help="one number, or height and width")
     group.add_argument("--beta", metavar="X", type=flags.positive_float, default=1.0, help="weight of the KL, for VAE")
     variance = "of the VAE's Gaussian p(x|z): the coursework's 1/2, or one learned for all pixels"
     group.add_argument("--variance", choices=["0.5", "learned"], default="0.5", help=variance)

@@ -17,7 +17,9 @@ def make_html(path: Path) -> Path:
         raise UserError("--html needs pandoc: pip install pypandoc_binary")
     options = ["--standalone", "--embed-resources", "--mathml", "--shift-heading-level-by=-1"]  # the first is the title
     try:
-        html = pypandoc.convert_file(path, "html", format="gfm", extra_args=[*options, f"--resource-path={path.parent}"])
+        html = pypandoc.convert_file(
+            path, "html", format="gfm", extra_args=[*options, f"--resource-path={path.parent}"]
+        )
     except (OSError, RuntimeError) as error:
         raise UserError(f"pandoc cannot convert {path}: {' '.join(str(error).split()[:30])}") from None
     with atomic_write(path.with_suffix(".html")) as file:

@@ -110,7 +110,7 @@ TABLE = {
         ("recon", "kl"),
         added={"variance": HALF},
     ),
-    "GAN": Entry(GAN, {**LATENT, "class_prior": list}, "energy distance", (SAMPLES,), metrics=("critic", "generator")),
+    "GAN": Entry(GAN, LATENT, "energy distance", (SAMPLES,), metrics=("critic", "generator")),
     "DDPM": Entry(Diffusion, {"class_prior": list, **SIZE}, "mean squared error of v", (SAMPLES,)),
     "Classifier": Entry(
         Classifier, {"classes": int, **SIZE}, "cross-entropy, nats per image", (CLASSIFIES,), metrics=("accuracy",)

@@ -2,7 +2,7 @@
 
     images = decode(vae, sample_latents(standard_normal(64), count=60, seed=0))     # (60, 3, 24, 24) in [0, 1]
     images = decode(ae, sample_latents(fit_prior("gmm", codes), 60, seed=0))
-    images = sample_labelled(ddpm, count=60, seed=0)                                # or a GAN's
+    images = sample_diffusion(ddpm, count=60, seed=0)
 
 All on the CPU, where `load_model` puts models; the seed alone determines the samples.
 """
@@ -37,7 +37,7 @@ def encode(model, images: torch.Tensor, seed: int | None = None) -> torch.Tensor
 
 @torch.no_grad()
 def decode(model, latents: torch.Tensor) -> torch.Tensor:
-    """Latent vectors (N, D) -> images (N, 3, H, W) in [0, 1], of an AE or a VAE."""
+    """Latent vectors (N, D) -> images (N, 3, H, W) in [0, 1], of an AE, a VAE or a GAN."""
     return _check_finite(model, [model.decode(batch) for batch in latents.split(BATCH)])
 
 
@@ -48,12 +48,12 @@ def sample_latents(prior, count: int, seed: int) -> torch.Tensor:
         return prior.sample((count,)).float()
 
 
-def sample_labelled(model, count: int, seed: int, label: int | None = None, **options) -> torch.Tensor:
-    """Images (count, 3, H, W) of a GAN or a diffusion model; without a label the classes come as often as in its class
-    prior. The options are those of the model's `sample`."""
+def sample_diffusion(model, count: int, seed: int, label: int | None = None, **options) -> torch.Tensor:
+    """Images (count, 3, H, W) of a diffusion model; without a label the classes come as often as in its class prior.
+    The options are those of `Diffusion.sample`."""
     noise, labels = noise_and_labels(model, count, seed, label)
     pairs = list(zip(noise.split(BATCH), labels.split(BATCH), strict=True))
-    bar = tqdm(pairs, f"{model.name} samples", unit="batch", disable=None, leave=False)
+    bar = tqdm(pairs, "DDPM samples", unit="batch", disable=None, leave=False)
     with warn_of_waiting("cpu"):
         return _check_finite(model, [model.sample(*pair, **options) for pair in bar])
 
@@ -68,9 +68,9 @@ def denoising(model, frames: int, seed: int, label: int, **options) -> torch.Ten
 
 
 def noise_and_labels(model, count: int, seed: int, label: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """What such a model makes images of: noise from N(0, I) (count, *noise_shape), and labels (count,)."""
+    """What a diffusion model makes images of: noise from N(0, I) (count, 3, H, W), and labels (count,)."""
     generator = torch.Generator().manual_seed(seed)
-    noise, prior = torch.randn(count, *model.noise_shape, generator=generator), torch.tensor(model.class_prior)
+    noise, prior = torch.randn(count, *model.image_shape, generator=generator), torch.tensor(model.class_prior)
     if label is not None:
         return noise, torch.full((count,), label)
     return noise, torch.multinomial(prior, count, replacement=True, generator=generator)

@@ -24,7 +24,7 @@ from evaluation.measures import (
     two_sample_accuracy,
 )
 from evaluation.models import RECONSTRUCTS, SAMPLES, TABLE, load_model, load_photographs, name_model
-from evaluation.sampling import BATCH, decode, encode, fit_mixture, sample_labelled, sample_latents, standard_normal
+from evaluation.sampling import BATCH, decode, encode, fit_mixture, sample_diffusion, sample_latents, standard_normal
 from training import UserError
 from training.figures import plot_nearest, plot_samples, plot_scores
 from training.script import log
@@ -182,7 +182,7 @@ def find_models(args, scored: dict) -> list[tuple[list, dict]]:
             found[key] = [dataset[:][0] for dataset in load_photographs(args, checkpoint)], {}
         (training, held_out), models = found[key]
         if model.has_label:
-            models[name] = partial(sample_labelled, model, len(held_out))
+            models[name] = partial(sample_diffusion, model, len(held_out))
         else:
             models[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), len(held_out))
         if RECONSTRUCTS in TABLE[name].roles and not model.is_dist:  # an AE's codes are not those of N(0, I)
@@ -192,7 +192,7 @@ def find_models(args, scored: dict) -> list[tuple[list, dict]]:
 
 
 def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
-    """Images (count, 3, H, W) of an AE or a VAE."""
+    """Images (count, 3, H, W) of an AE, a VAE or a GAN."""
     return decode(model, sample_latents(prior, count, seed))
 
 

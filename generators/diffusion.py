@@ -1,18 +1,17 @@
 """The diffusion model of the flowers: a U-Net that learns to remove noise from photographs, and a sampler.
 
     model = Diffusion(class_prior=[0.3, 0.3, 0.4])
-    outputs = model(images, labels)                 # the prediction of x0 (B, 3, 48, 48), and sigma
-    images = model.sample(noise, labels)            # (B, 3, 48, 48) and (B,) -> (B, 3, 48, 48) in [0, 1]
+    prediction, v = model(images, labels)           # (B, 3, 24, 24) each; the loss is their mean squared error
+    images = model.sample(noise, labels)            # (B, 3, 24, 24) and (B,) -> (B, 3, 24, 24) in [0, 1]
 
 A photograph x0, with values from -1 to 1, is diffused over T = 1000 timesteps (Ho et al. 2020, equation 4):
 
     x_t = alpha_t x0 + sigma_t e,  e from N(0, I),  alpha_t = cos(pi/2 * (t/T + 0.008) / 1.008),  alpha^2 + sigma^2 = 1
 
 which is the cosine schedule (Nichol & Dhariwal 2021, equation 17, but for their division by alpha_0; alpha_t^2 is their
-alpha-bar). The network is given x_t and t and predicts x0, the photograph, not the noise: it sees patches of 4 x 4
-pixels, whose 48 numbers of noise would have to pass through its few channels; those of photographs are far simpler (Li
-& He 2025). The loss is the squared error of v = alpha_t e - sigma_t x0 (Salimans & Ho 2022, section 4), which follows
-from x_t and x0: the squared error of x0 over sigma_t^2.
+alpha-bar). The network is given x_t and t and predicts v = alpha_t e - sigma_t x0, from which both x0 and e follow
+(Salimans & Ho 2022, section 4). Its squared error is that of e, the loss of Ho et al., over alpha_t^2: the timesteps of
+almost pure noise, where e is plain to see, teach as well.
 """
 
 import math
@@ -24,18 +23,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from Autoencoder import quarter
-from generators import check_class_prior
 
 TIMESTEPS = 1000  # T
-SIGMA_MIN = 0.3  # in the loss: an error of x0 where hardly any noise is left would weigh too much (Li & He 2025)
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
-LARGE = 48  # pixels a side of images, from which on patches are of 4 pixels a side, else of 2
-FULL = 8  # channels at the full resolution, before and after the patches
+PATCH = 2  # pixels a side that the network sees as one: a quarter of the work
 GROUPS, HEADS = 8, 4  # of the channels: in the normalisation, and of the attention
 
 
 class Diffusion(nn.Module):
-    """A U-Net that predicts x0, and the sampler. The height and the width are multiples of 4.
+    """A U-Net that predicts v, and the sampler. The height and the width are multiples of 4.
 
     class_prior: the probability of each class, for labels to sample from; the null label is the number of classes.
     Raises ValueError where the height or the width does not fit, or where the prior is no distribution.
@@ -44,29 +40,32 @@ class Diffusion(nn.Module):
     name = "DDPM"
     is_dist, has_label = False, True
 
-    def __init__(self, class_prior: list[float], img_height: int = 48, img_width: int = 48, width: int = 56):
+    def __init__(self, class_prior: list[float], img_height: int = 24, img_width: int = 24, width: int = 56):
         super().__init__()
-        quarter(img_height, img_width)
-        self.noise_shape, self.class_prior = (3, img_height, img_width), check_class_prior(class_prior)
-        self.unet = UNet(len(class_prior), width, patch_size(img_height, img_width))
+        quarter(img_height, img_width)  # the U-Net sees patches, and halves their number once
+        if not class_prior or min(class_prior) < 0 or abs(sum(class_prior) - 1) > 1e-3:
+            raise ValueError(f"expected the probabilities of the classes, found {class_prior}")
+        self.image_shape, self.class_prior = (3, img_height, img_width), class_prior
+        self.unet = UNet(len(class_prior), width)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of x0 (B, 3, H, W), sigma (B, 1, 1, 1)), at
-        random timesteps, which are evenly spaced over the batch, from a random one on (Kingma et al. 2021, appendix
-        I.1)."""
+        """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v), at random timesteps.
+
+        The timesteps are evenly spaced over the batch, from a random one on (Kingma et al. 2021, appendix I.1).
+        """
         count, device = len(images), images.device
         spacing = torch.arange(count, device=device) * TIMESTEPS // count
         t = (torch.randint(TIMESTEPS, (1,), device=device) + spacing) % TIMESTEPS + 1
         labels = torch.where(torch.rand(count, device=device) < LABEL_DROPOUT, len(self.class_prior), labels)
+        x0, noise = 2 * images - 1, torch.randn_like(images)
         alpha, sigma = schedule(t)
-        return self.unet(alpha * (2 * images - 1) + sigma * torch.randn_like(images), t, labels), sigma
+        return self.unet(alpha * x0 + sigma * noise, t, labels), alpha * noise - sigma * x0
 
     @staticmethod
     def measure(outputs, images) -> tuple[torch.Tensor, dict]:
         """(the loss to minimise, what the log says of it) for what `forward` returns."""
-        prediction, sigma = outputs
-        scale = sigma.clamp(min=SIGMA_MIN)
-        loss = F.mse_loss(prediction.float() / scale, (2 * images - 1) / scale)
+        prediction, v = outputs
+        loss = F.mse_loss(prediction.float(), v)
         return loss, {"loss": loss.item()}
 
     def sample(self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 50, guidance: float = 1.0):
@@ -88,24 +87,18 @@ class Diffusion(nn.Module):
         alphas, sigmas = schedule(timesteps)
         log_snrs = (alphas.clamp(min=1e-6) / sigmas).log()
         null_labels, previous = torch.full_like(labels, len(self.class_prior)), None
-        for step, t in enumerate(timesteps[:-1]):
-            x0 = self.unet(x, t.expand(len(x)), labels)
+        for step, t in enumerate(timesteps[:-1].expand(len(x), -1).T):
+            v = self.unet(x, t, labels)
             if guidance != 1:
-                unconditional = self.unet(x, t.expand(len(x)), null_labels)
-                x0 = unconditional + guidance * (x0 - unconditional)
-            x0 = x0.clamp(-1, 1)
+                unconditional = self.unet(x, t, null_labels)
+                v = unconditional + guidance * (v - unconditional)
+            x0 = (alphas[step] * x - sigmas[step] * v).clamp(-1, 1)
             yield x / 2 + 0.5, x0 / 2 + 0.5
             h, direction = log_snrs[step + 1] - log_snrs[step], x0
             if step > 0:
                 direction = x0 + h / (log_snrs[step] - log_snrs[step - 1]) / 2 * (x0 - previous)
             x = sigmas[step + 1] / sigmas[step] * x - alphas[step + 1] * torch.expm1(-h) * direction
             previous = x0
-
-
-def patch_size(height: int, width: int) -> int:
-    """Pixels a side of the patches that the network sees as one pixel each: a 16th of the work, or a quarter."""
-    fits = height % 8 == 0 and width % 8 == 0  # the number of patches is halved once
-    return 4 if fits and min(height, width) >= LARGE else 2
 
 
 def schedule(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,19 +108,15 @@ def schedule(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class UNet(nn.Module):
-    """x_t (B, 3, H, W), timesteps (B,), labels (B,), `classes` for none -> x0 (B, 3, H, W) (Ronneberger et al. 2015).
+    """x_t (B, 3, H, W), timesteps (B,) and labels (B,), `classes` for none -> v (B, 3, H, W) (Ronneberger et al. 2015).
 
-    Residual blocks at the resolution of the patches, h by w, and, twice as wide, at half of it, down and up again, with
-    skip connections from the one to the other; before and after them a convolution of all pixels, or the patches would
-    show their borders. The last one also sees what the first one saw, as far as the timestep allows: where there is
-    little noise, it is full of detail that the patches' channels cannot hold; where there is much, it is noise.
+    Residual blocks at H/2 and, twice as wide, at H/4, down and up again, with skip connections from the one to the
+    other.
     """
 
-    def __init__(self, classes: int, width: int, patch: int):
+    def __init__(self, classes: int, width: int):
         super().__init__()
-        self.patch, pixels = patch, FULL * patch**2
-        fine, coarse, emb = width, 2 * width, 4 * width
-        self.first = nn.Conv2d(3, FULL, 3, padding=1)
+        fine, coarse, emb, pixels = width, 2 * width, 4 * width, 3 * PATCH**2
         self.timestep_mlp = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.label_embedding = nn.Embedding(classes + 1, emb)
         self.conv_in = nn.Conv2d(pixels, fine, 3, padding=1)
@@ -139,29 +128,26 @@ class UNet(nn.Module):
         self.up2 = nn.ModuleList([Block(2 * coarse, coarse, emb), Block(2 * coarse, fine, emb)])
         self.upsample = nn.Conv2d(fine, fine, 3, padding=1)
         self.up1 = nn.ModuleList([Block(2 * fine, fine, emb), Block(2 * fine, fine, emb)])
-        self.out = nn.Sequential(nn.GroupNorm(GROUPS, fine), nn.SiLU(), nn.Conv2d(fine, pixels, 3, padding=1))
-        self.gate, self.last = nn.Linear(emb, FULL), zero_init(nn.Conv2d(2 * FULL, 3, 3, padding=1))
+        conv_out = zero_init(nn.Conv2d(fine, pixels, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(GROUPS, fine), nn.SiLU(), conv_out)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """x0 of shape (B, 3, H, W)."""
+        """v of shape (B, 3, H, W)."""
         timesteps = timestep_embedding(t, self.timestep_mlp[0].in_features)
         emb = F.silu(self.timestep_mlp(timesteps) + self.label_embedding(labels))  # (B, 4 width)
-        pixels = self.first(x)  # (B, FULL, H, W)
-        x, skips = self.conv_in(F.pixel_unshuffle(pixels, self.patch)), []  # (B, width, h, w)
+        x, skips = self.conv_in(F.pixel_unshuffle(x, PATCH)), []  # (B, width, H/2, W/2)
         for block in self.down1:
             skips.append(x := block(x, emb))
-        x = self.downsample(x)  # (B, width, h/2, w/2)
+        x = self.downsample(x)  # (B, width, H/4, W/4)
         for block in self.down2:
-            skips.append(x := block(x, emb))  # (B, 2 width, h/2, w/2)
+            skips.append(x := block(x, emb))  # (B, 2 width, H/4, W/4)
         x = self.mid2(self.attention(self.mid1(x, emb)), emb)
         for block in self.up2:
             x = block(torch.cat([x, skips.pop()], dim=1), emb)
-        x = self.upsample(F.interpolate(x, scale_factor=2.0))  # (B, width, h, w)
+        x = self.upsample(F.interpolate(x, scale_factor=2.0))  # (B, width, H/2, W/2)
         for block in self.up1:
             x = block(torch.cat([x, skips.pop()], dim=1), emb)
-        x = F.pixel_shuffle(self.out(x), self.patch)  # (B, FULL, H, W)
-        gate = self.gate(emb)[..., None, None] * schedule(t)[0].square()  # (B, FULL, 1, 1)
-        return self.last(torch.cat([F.silu(x), gate * pixels], dim=1))
+        return F.pixel_shuffle(self.out(x), PATCH)
 
 
 class Block(nn.Module):

@@ -1,15 +1,14 @@
 """The generative adversarial network of the flowers: a generator, and a critic that tells its samples from photographs.
 
-    model = GAN(encoding_dim=64, class_prior=[0.3, 0.3, 0.4])
-    images = model.decode(latents, labels)          # (B, 64) from N(0, I) and (B,) -> (B, 3, 24, 24) in [0, 1]
-    loss, log = model.measure(model(photographs, labels), photographs)
+    model = GAN(encoding_dim=64)
+    images = model.generator(latents)               # (B, 64) from N(0, I) -> (B, 3, 24, 24) in [0, 1]
+    loss, log = model.measure(model(photographs), photographs)
 
 R3GAN (Huang et al. 2024) on a small scale. The critic gives photographs x and generated images y a logit each, and both
-losses are of pairs of one species, softplus(critic(y) - critic(x)) and the reverse (a relativistic GAN). Zero-centred
-gradient penalties at x and at y (R1 and R2, Mescheder et al. 2018) keep the two from oscillating; the squared gradient
-is estimated by finite differences, instead of differentiating twice (Lin et al. 2025). Half of what the critic sees is
-augmented at random, or it would learn 2,000 photographs by heart (Zhao et al. 2020; Karras et al. 2020). The generator
-is told the species by an embedding, the critic has a logit for each.
+losses are of pairs, softplus(critic(y) - critic(x)) and the reverse (a relativistic GAN). Zero-centred gradient
+penalties at x and at y (R1 and R2, Mescheder et al. 2018) keep the two from oscillating and the generator from dropping
+species; the squared gradient is estimated by finite differences, instead of differentiating twice (Lin et al. 2025).
+What the critic sees is augmented at random, or it would learn 2,000 photographs by heart (Zhao et al. 2020).
 """
 
 import torch
@@ -17,62 +16,45 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from Autoencoder import quarter
-from generators import check_class_prior
 
 PENALTY = 1.0  # gamma, the weight of R1 and R2
-AUGMENTED = 0.5  # probability that what the critic sees of an image is augmented
 FD_SIGMA = 0.05  # standard deviation of the noise of the finite differences; pixels go from -1 to 1
+PATCH = 2  # pixels a side that the generator's last layer makes, and the critic's first one sees, as one
 
 
 class GAN(nn.Module):
-    """A generator of images (B, 3, img_height, img_width) from latent vectors and labels, and its critic.
+    """A generator of images (B, 3, img_height, img_width) from latent vectors, and its critic.
 
-    class_prior: the probability of each class, for labels to sample from. Raises ValueError where the height or the
-    width is not a multiple of 4, or where the prior is no distribution.
+    Raises ValueError where the height or the width is not a multiple of 4.
     """
 
     name = "GAN"
-    is_dist, has_label = False, True
+    is_dist = has_label = False
 
-    def __init__(
-        self, encoding_dim: int, class_prior: list[float], img_height: int = 24, img_width: int = 24, width: int = 32
-    ):
+    def __init__(self, encoding_dim: int, img_height: int = 24, img_width: int = 24, width: int = 32):
         super().__init__()
-        self.noise_shape, self.class_prior = (encoding_dim,), check_class_prior(class_prior)
-        size, classes = quarter(img_height, img_width), len(class_prior)
-        self.species = nn.Embedding(classes, encoding_dim)
-        self.generator = build_generator(2 * encoding_dim, *size, width)
-        self.critic = build_critic(classes, *size, width)
+        self.encoding_dim, size = encoding_dim, quarter(img_height, img_width)
+        self.generator, self.critic = build_generator(encoding_dim, *size, width), build_critic(*size, width)
 
-    def forward(self, photographs: torch.Tensor, labels: torch.Tensor) -> dict:
-        """Photographs (B, 3, H, W) and their labels (B,) -> as many generated images of these species and the critic's
-        logits (B,): of both as its own loss sees them, the same with noise of FD_SIGMA added, and of the generated
-        images as the generator's loss sees them.
+    def forward(self, photographs: torch.Tensor) -> dict:
+        """Photographs (B, 3, H, W) -> as many generated images and the critic's logits (B,): of both as its own loss
+        sees them, the same with noise of FD_SIGMA added, and of the generated images as the generator's loss sees them.
         """
-        latents = torch.randn(len(photographs), *self.noise_shape, device=photographs.device)
-        images = self.decode(latents, labels).float()
+        latents = torch.randn(len(photographs), self.encoding_dim, device=photographs.device)
+        images = self.generator(latents).float()
         with torch.autocast(photographs.device.type, enabled=False):  # bfloat16 is too coarse for differences of logits
             seen = torch.cat([augment(2 * photographs - 1), augment(2 * images.detach() - 1)])
             perturbed = seen + FD_SIGMA * torch.randn_like(seen)
-            logits = self.logits(torch.cat([seen, perturbed]), labels.repeat(4)).chunk(4)
+            logits = self.critic(torch.cat([seen, perturbed])).squeeze(1).chunk(4)
             self.critic.requires_grad_(False)  # the generator's loss is not to train it
-            generator_logits = self.logits(augment(2 * images - 1), labels)
+            generator_logits = self.critic(augment(2 * images - 1)).squeeze(1)
             self.critic.requires_grad_(True)
         names = ("real_logits", "fake_logits", "perturbed_real", "perturbed_fake")
         return {"images": images, "generator_logits": generator_logits, **dict(zip(names, logits, strict=True))}
 
-    def decode(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Latent vectors (B, encoding_dim) and labels (B,) -> images (B, 3, H, W) in [0, 1]."""
-        return self.generator(torch.cat([latents, self.species(labels)], dim=1))
-
-    @torch.no_grad()
-    def sample(self, noise: torch.Tensor, labels: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-        """The same, of latent vectors that are so many times as far from 0."""
-        return self.decode(temperature * noise, labels)
-
-    def logits(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The critic's (B,) of images (B, 3, H, W) from -1 to 1, for their labels (B,)."""
-        return self.critic(images).gather(1, labels[:, None]).squeeze(1)
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
+        return self.generator(latents)
 
     @staticmethod
     def measure(outputs: dict, photographs: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -91,11 +73,11 @@ class GAN(nn.Module):
         return critic + PENALTY / 2 * penalty + generator, log
 
 
-def build_generator(inputs: int, height: int, width: int, channels: int) -> nn.Sequential:
-    """Vectors (B, inputs) -> images (B, 3, 4 height, 4 width) in [0, 1]."""
+def build_generator(encoding_dim: int, height: int, width: int, channels: int) -> nn.Sequential:
+    """Latent vectors (B, encoding_dim) -> images (B, 3, 4 height, 4 width) in [0, 1]."""
     wide, narrow = 4 * channels, 2 * channels
     return nn.Sequential(
-        nn.Linear(inputs, wide * height * width),
+        nn.Linear(encoding_dim, wide * height * width),
         nn.Unflatten(1, (wide, height, width)),  # (B, 4 channels, H/4, W/4)
         Residual(wide, normalise=True),
         nn.Upsample(scale_factor=2),
@@ -103,28 +85,24 @@ def build_generator(inputs: int, height: int, width: int, channels: int) -> nn.S
         Residual(narrow, normalise=True),
         nn.GroupNorm(8, narrow),
         nn.LeakyReLU(0.2),
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(narrow, channels // 2, 3, padding=1),  # (B, channels / 2, H, W)
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(channels // 2, 3, 3, padding=1),
-        nn.Sigmoid(),
+        nn.Conv2d(narrow, 3 * PATCH**2, 3, padding=1),
+        nn.PixelShuffle(PATCH),
+        nn.Sigmoid(),  # (B, 3, H, W)
     )
 
 
-def build_critic(classes: int, height: int, width: int, channels: int) -> nn.Sequential:
-    """Images (B, 3, 4 height, 4 width) from -1 to 1 -> a logit for each class (B, classes). No normalisation: its
-    gradient is penalised."""
+def build_critic(height: int, width: int, channels: int) -> nn.Sequential:
+    """Images (B, 3, 4 height, 4 width) from -1 to 1 -> logits (B, 1). No normalisation: its gradient is penalised."""
     wide, narrow = 4 * channels, 2 * channels
     return nn.Sequential(
-        nn.Conv2d(3, channels, 3, padding=1),  # (B, channels, H, W)
-        nn.LeakyReLU(0.2),
-        nn.Conv2d(channels, narrow, 4, stride=2, padding=1),  # (B, 2 channels, H/2, W/2)
+        nn.PixelUnshuffle(PATCH),
+        nn.Conv2d(3 * PATCH**2, narrow, 3, padding=1),  # (B, 2 channels, H/2, W/2)
         Residual(narrow),
         nn.Conv2d(narrow, wide, 3, stride=2, padding=1),  # (B, 4 channels, H/4, W/4)
         Residual(wide),
         nn.LeakyReLU(0.2),
         nn.Flatten(),
-        nn.Linear(wide * height * width, classes),
+        nn.Linear(wide * height * width, 1),
     )
 
 
@@ -147,15 +125,9 @@ class Residual(nn.Module):
 
 
 def augment(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, 3, H, W) from -1 to 1, each with the probability AUGMENTED changed at random, differentiably (Zhao et
-    al. 2020): brightness, saturation and contrast; translation by up to an eighth of the size; a cutout nearly half as
-    high and wide. Where there is no image any more it is grey."""
-    changed = change(images)
-    return torch.where(torch.rand(len(images), 1, 1, 1, device=images.device) < AUGMENTED, changed, images)
-
-
-def change(images: torch.Tensor) -> torch.Tensor:
-    """The same, of all images."""
+    """Images (B, 3, H, W) from -1 to 1, each augmented at random, differentiably (Zhao et al. 2020): brightness,
+    saturation and contrast; translation by up to an eighth of the size; a cutout nearly half as high and wide. Where
+    there is no image any more it is grey."""
     count, _, *size = images.shape
     device = images.device
 

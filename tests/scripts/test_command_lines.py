@@ -62,7 +62,7 @@ WRONG = [  # a script, its flags, and a part of the error
     (random_generation, "", "required: --model"),
     (random_generation, "--model GAN --sampler gmm", "for AE, VAE, not for GAN"),
     (random_generation, "--model DDPM --interpolate", "for AE, VAE, not for DDPM"),
-    (random_generation, "--model VAE --label calendula", "for GAN, DDPM, not for VAE"),
+    (random_generation, "--model VAE --label calendula", "for DDPM, not for VAE"),
     (random_generation, "--model GAN --guidance 2", "for DDPM, not for GAN"),
     (random_generation, "--model DDPM --temperature 2", "for AE, VAE, GAN, not for DDPM"),
     (random_generation, "--model DDPM --n 6000", "at most 5000"),
