@@ -53,13 +53,24 @@ def sample_diffusion(model, count: int, seed: int, label: int | None = None, gui
 
     guidance: see `Diffusion.sample`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(count, *model.image_shape, generator=generator)
-    labels = model.sample_labels(count, generator) if label is None else torch.full((count,), label)
+    noise, labels = diffusion_inputs(model, count, seed, label)
     pairs = list(zip(noise.split(BATCH), labels.split(BATCH), strict=True))
     bar = tqdm(pairs, "DDPM samples", unit="batch", disable=None, leave=False)
     with warn_of_waiting("cpu"):
         return _check_finite(model, [model.sample(*pair, guidance=guidance) for pair in bar])
+
+
+def denoise_diffusion(model, count: int, seed: int, label: int | None = None, guidance: float = 1.0):
+    """The images of `sample_diffusion`, at most BATCH of them, as they come about: yields (count, 3, H, W) a step."""
+    for images in model.denoise(*diffusion_inputs(model, count, seed, label), guidance=guidance):
+        yield _check_finite(model, [images])
+
+
+def diffusion_inputs(model, count: int, seed: int, label: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The noise (count, 3, H, W) and the labels (count,) that a diffusion model samples from."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, *model.image_shape, generator=generator)
+    return noise, model.sample_labels(count, generator) if label is None else torch.full((count,), label)
 
 
 def standard_normal(dims: int):

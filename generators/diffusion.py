@@ -70,9 +70,15 @@ class Diffusion(nn.Module):
         """Labels (count,) from the class prior."""
         return torch.multinomial(torch.tensor(self.class_prior), count, replacement=True, generator=generator)
 
-    @torch.no_grad()
     def sample(self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 50, guidance: float = 1.0):
-        """Noise from N(0, I) (B, 3, H, W) and labels (B,) -> images in [0, 1].
+        """Noise from N(0, I) (B, 3, H, W) and labels (B,) -> images in [0, 1]: the last of `denoise`."""
+        for images in self.denoise(noise, labels, steps, guidance):
+            last = images
+        return last
+
+    @torch.no_grad()
+    def denoise(self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 50, guidance: float = 1.0):
+        """Noise from N(0, I) (B, 3, H, W) and labels (B,) -> the prediction of x0 after each step, in [0, 1].
 
         Each step predicts x0 and e, and combines them at an earlier timestep (DDIM: Song et al. 2021, equation 12 with
         sigma 0), so noise and label alone determine the image. guidance above 1 extrapolates away from the
@@ -88,10 +94,10 @@ class Diffusion(nn.Module):
                 v = unconditional + guidance * (v - unconditional)
             alpha, sigma = schedule(t)
             x0 = (alpha * x - sigma * v).clamp(-1, 1)
+            yield x0 / 2 + 0.5
             e = (x - alpha * x0) / sigma
             alpha, sigma = schedule(earlier)
             x = alpha * x0 + sigma * e
-        return x0 / 2 + 0.5
 
 
 def schedule(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
