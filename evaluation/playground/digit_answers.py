@@ -69,7 +69,7 @@ class Digits:
         ink = read_drawing(drawing)
         image = normalise(ink)
         if not image.any():
-            return sentence("Nothing is drawn yet.")
+            return sentence("The answers appear here while you draw.")
         shown = [picture(image[0], "your drawing, centred and scaled like MNIST's digits", "what the models see")]
         with torch.no_grad():
             for kind in self.kinds[:-1] if CVAE in self.models else self.kinds:
@@ -83,7 +83,7 @@ class Digits:
                 ten = self._ten(digits)
         redrawn = group("answers", shown, 4, "Redrawn from 20 numbers")
         lines = [self.command(f"--model {kind} --figures-only") for kind in self.kinds]
-        below = commands("The same with MNIST's test digits, vis/mnist_*_reconstruction.png:", *lines) if lines else ""
+        below = commands("Test digits redrawn, vis/mnist_*_reconstruction.png:", *lines) if lines else ""
         return redrawn + absent + ten + self._completed(ink) + below
 
     def absent(self) -> str:
@@ -104,14 +104,14 @@ class Digits:
     def _ten(self, digits):
         shown = [picture(digit, f"the digit {number} in your handwriting") for number, digit in enumerate(digits)]
         line = self.command("--model CVAE --figures-only --labels 0 1 2 3 4 5 6 7 8 9")
-        below = commands(f"The ten digits in {HANDS} random hands, vis/mnist_CVAE_labels.png:", line)
+        below = commands(f"The same digits in {HANDS} random hands, vis/mnist_CVAE_labels.png:", line)
         return group("ten-digits", shown, 10, "Ten digits in this handwriting") + below
 
     def _completed(self, ink):
         """The rest of a half-drawn digit."""
         if not self.noise:
             line = training_command(name_mnist_model("CVAE", 2), self.root)
-            return commands("With a model that completes digits, here stands the rest of a half-drawn one:", line)
+            return commands("A model that completes half-drawn digits is not there. This command trains one:", line)
         image, parts = as_drawn(ink), []
         for given, noise in self.noise.items():
             rest = complete(self.models[name_mnist_model("CVAE", given)][0], image, noise)
@@ -159,7 +159,11 @@ class Digits:
         nearest = plane.nearest(*place)
         told = f", told {label}" if self.model(kind).has_label else ""
         shown = [picture(digit, "the digit decoded at the place clicked on", f"decoded here{told}")]
-        shown.append(picture(plane.images[nearest], f"the nearest test digit, a {label}", f"nearest: a {label}"))
+        shown.append(
+            picture(
+                plane.images[nearest], f"the test digit of the nearest point, a {label}", f"nearest point: a {label}"
+            )
+        )
         return group("decoded", shown, 2) + self._latent_command(kind)
 
     def walk(self, kind: str, places) -> str:
@@ -169,7 +173,8 @@ class Digits:
         images, labels = plane.walk(*ends, STEPS), [plane.labels[end].item() for end in ends]
         alts = [f"test digit, a {labels[0]}", *(f"step {n + 1}" for n in range(STEPS)), f"test digit, a {labels[1]}"]
         shown = [picture(image, alt) for image, alt in zip(images, alts, strict=True)]
-        return group("walk", shown, STEPS + 2, f"From a {labels[0]} to a {labels[1]}") + self._latent_command(kind)
+        title = f"From a {labels[0]} to a {labels[1]}"
+        return group("walk", shown, STEPS + 2, title, "line") + self._latent_command(kind)
 
     def _latent_command(self, kind):
         line = self.command(f"--model {kind} --figures-only")

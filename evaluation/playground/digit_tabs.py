@@ -2,26 +2,29 @@
 
 import json
 
-from evaluation.playground.digit_answers import CVAE, KINDS, LONGEST, Digits
+from evaluation.playground.digit_answers import CVAE, LONGEST, Digits
 from evaluation.playground.pictures import answering, lead, missing
 
 GUESS = "guess"
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 QUICK = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}  # for what follows the pointer
-BOARD = """<div class="board"><canvas width="280" height="280" tabindex="0" role="img" aria-label="Draw a digit here, with
-the pointer; or with the arrow keys, where space lowers and lifts the pen"></canvas><div class="pen"></div>
+BOARD = """<div class="board">
+<canvas width="280" height="280" tabindex="0" role="img" aria-label="Draw a digit here, with the pointer; or with the arrow
+keys, where space lowers and lifts the pen"></canvas>
+<div class="pen"></div>
 <button type="button" class="small">Clear</button></div>"""
-PLANE = """<div class="board"><canvas width="640" height="640" tabindex="0" role="img" aria-label="Test digits as points.
-Click on a place to decode it, drag to walk; or move the ring with the arrow keys, press Enter to decode, or space where a
-walk starts and Enter where it ends"></canvas></div>"""
+PLANE = """<div class="board">
+<canvas width="640" height="640" tabindex="0" role="img" aria-label="Test digits as points. Click on a place to decode it,
+drag to walk; or move the ring with the arrow keys, press Enter to decode, or space where a walk starts and Enter where it
+ends"></canvas></div>"""
 
 
 def draw_tab(gr, digits: Digits) -> None:
     """Draw a digit, and the autoencoders answer."""
     lead(
         gr,
-        "Draw a digit into the black square, with the mouse or a finger. Three autoencoders that have learnt from MNIST's"
-        " handwritten digits squeeze it to 20 numbers each, and draw it again from these.",
+        "Draw a digit into the black square, with the mouse or a finger. Three autoencoders, which have learnt from"
+        " MNIST's handwritten digits, squeeze it to 20 numbers each and draw it again from these.",
     )
     if not digits.kinds:
         gr.HTML(digits.absent())
@@ -47,23 +50,26 @@ def order_tab(gr, digits: Digits) -> None:
     """Type a number, get it written."""
     lead(
         gr,
-        "Type a number. The CVAE writes it in a random hand: 20 numbers, called latents, that say how a digit is written"
-        " and not which. The sliders change the six of them that matter most.",
+        "Type a number. The CVAE, an autoencoder that is told the digits, writes it in a random hand: 20 numbers, called"
+        " latents, that say how to write and not what. The sliders change the six of them that matter most.",
     )
     if CVAE not in digits.models:
         gr.HTML(missing(CVAE, digits.root))
         return
     write = answering(lambda text, number, *values: digits.write(text, number, values))
     number = gr.State(0)
-    with gr.Row(equal_height=True):
-        text = gr.Textbox("2026", label=f"Number, up to {LONGEST} digits", max_length=LONGEST, elem_id="number")
-        again = gr.Button("Another hand", elem_id="another")
+    with gr.Row():
+        text = gr.Textbox(
+            "2026", label=f"Number, up to {LONGEST} digits", max_length=LONGEST, elem_id="number", scale=2
+        )
+        again = gr.Button("Another hand", elem_id="another", min_width=160)
     written = gr.HTML(digits.write("2026", 0, digits.values(0)), elem_id="written")
     sliders = []
     with gr.Row():
         for (dim, kl), value in zip(digits.latents(), digits.values(0), strict=True):
-            name = f"Latent {dim} (KL {kl:.1f} nats)"
-            sliders.append(gr.Slider(-3, 3, value=value, step=0.01, label=name, min_width=260))
+            name = f"Latent {dim}: {kl:.1f} nats"
+            sliders.append(gr.Slider(-3, 3, value=value, step=0.01, label=name, min_width=320))
+    gr.HTML('<p class="hint">Nats say how much a latent carries: its KL divergence, the mean over test digits.</p>')
     for control in (text, *sliders):
         control.input(write, [text, number, *sliders], written, **QUICK)
 
@@ -78,8 +84,8 @@ def latent_tab(gr, digits: Digits) -> None:
     """Click on the latent space, or drag."""
     lead(
         gr,
-        "Each point is a handwritten digit, at the place where the model's encoder puts it, seen from the side that shows"
-        " most. Click anywhere: the decoder draws what belongs there. Drag from one digit to another: it walks.",
+        "Each point is a handwritten digit, where the model's encoder puts it among 20 dimensions, seen from the side"
+        " that shows most. Click anywhere: the decoder draws that place. Drag from one digit to another: it walks.",
     )
     if not digits.kinds:
         gr.HTML(digits.absent())

@@ -73,7 +73,7 @@ class Flowers:
                 shown.append(picture(image, f"the {ordinal} photograph, redrawn by the {name}", f"{name}: {error:.4f}"))
         title = "Redrawn from 64 numbers, with the mean squared error"
         lines = [f"python visualization.py --model {name}{flag_for(self.root)}" for name in names]
-        below = commands("The same with the photographs in ./flowers, or in --data-root:", *lines)
+        below = commands("The photographs in ./flowers, or in a folder named by --data-root, redrawn:", *lines)
         return group("flowers", shown, 1 + len(names), title) + below + self._walk(photographs)
 
     def _walk(self, photographs):
@@ -85,7 +85,7 @@ class Flowers:
         title = f"From the one to the other: {' above '.join(names)}"
         lines = [f"python random_generation.py --model {name} --interpolate{flag_for(self.root)}" for name in names]
         below = commands("Between held-out photographs:", *lines)
-        return group("walk", shown, STEPS + 2, title) + below if names else ""
+        return group("walk", shown, STEPS + 2, title, "line") + below if names else ""
 
     def flags_of(self, name: str) -> set[str]:
         """The fields of a request that count for a model."""
@@ -122,9 +122,8 @@ class Flowers:
     def command(self, request: Request) -> str:
         """The command line that makes the pictures of a request."""
         wanted, default = self.flags_of(request.model), Request(request.model)
-        values = {name: getattr(request, name) for name in request._fields if name in {*wanted, "seed"}}
-        given = {name: value for name, value in values.items() if value != getattr(default, name)}
-        flags = "".join(
-            f" --{name} {value:g}" if type(value) is float else f" --{name} {value}" for name, value in given.items()
-        )
+        fields = [name for name in request._fields if name in {*wanted, "seed"}]
+        given = {name: getattr(request, name) for name in fields if getattr(request, name) != getattr(default, name)}
+        values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in given.items()}
+        flags = "".join(f" --{name} {value}" for name, value in values.items())
         return f"python random_generation.py --model {request.model} --n {COUNT}{flags}{flag_for(self.root)}"

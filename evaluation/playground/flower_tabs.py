@@ -14,23 +14,23 @@ def photograph_tab(gr, flowers: Flowers, tab) -> None:
     """Photographs, and what the autoencoders make of them; tab: the tab, which reads those to pick from when opened."""
     lead(
         gr,
-        "Pick two flowers, or use your own photographs. Three autoencoders squeeze each to 64 numbers, and draw it again"
-        " from these; below, two of them walk from the first photograph to the second.",
+        "Pick two flowers, or use your own photographs. Three autoencoders squeeze each to 64 numbers and draw it again"
+        " from these; below, two of them walk from the first to the second.",
     )
-    gr.HTML(flowers.absent(RECONSTRUCTS))
+    note_absent(gr, flowers, RECONSTRUCTS)
     if not flowers.there(RECONSTRUCTS):
         return
     photographs = gr.State([])
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
+        with gr.Column(scale=2, min_width=280):
             which = gr.Radio(list(ORDINALS), value=ORDINALS[0], label="Replace the", elem_id="which")
             script = 'playground.choice(element, trigger); // "choose"'
             offered = gr.HTML("", js_on_load=script, elem_id="offered")
-            upload = gr.UploadButton("Upload a photograph", file_types=["image"], elem_id="upload")
+            upload = gr.UploadButton("Upload a photograph", size="md", file_types=["image"], elem_id="upload")
             notice = gr.HTML("", elem_id="notice")
             with gr.Accordion("Take a photograph", open=False):
                 camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", buttons=[])
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=5, min_width=300):
             shown = gr.HTML("", elem_id="redrawn")
 
     def start(photographs):
@@ -58,6 +58,12 @@ def photograph_tab(gr, flowers: Flowers, tab) -> None:
     camera.change(take, [photographs, which, camera], outputs, show_progress="hidden")
 
 
+def note_absent(gr, flowers: Flowers, role: str) -> None:
+    """Notes on the models with a role that are not there."""
+    if notes := flowers.absent(role):
+        gr.HTML(notes)
+
+
 def sample_tab(gr, flowers: Flowers) -> None:
     """New flowers."""
     lead(
@@ -65,7 +71,7 @@ def sample_tab(gr, flowers: Flowers) -> None:
         "These models invent flowers that nobody has photographed, from random numbers. The DDPM does it step by step,"
         " each time removing some noise.",
     )
-    gr.HTML(flowers.absent(SAMPLES))
+    note_absent(gr, flowers, SAMPLES)
     names = flowers.there(SAMPLES)
     if not names:
         return
@@ -95,12 +101,15 @@ def sample_controls(gr, flowers: Flowers, names: list[str]):
         named = [(text, name) for name, text in SAMPLERS.items()]
         sampler = gr.Radio(named, value="normal", label="Latents from", visible="sampler" in uses, min_width=260)
         factor = {"minimum": 0.1, "maximum": 2, "value": 1, "step": 0.1, "min_width": 200}
-        temperature = gr.Slider(label="Temperature: how far from the mean", visible="temperature" in uses, **factor)
+        temperature = gr.Slider(
+            label="Temperature", info="How far from the mean", visible="temperature" in uses, **factor
+        )
         factor |= {"minimum": 1, "maximum": 5}
-        guidance = gr.Slider(label="Guidance: how true to the species", visible="guidance" in uses, **factor)
+        guidance = gr.Slider(label="Guidance", info="How true to the species", visible="guidance" in uses, **factor)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_INT, min_width=100, elem_id="seed")
     with gr.Row():
-        buttons = gr.Button("Sample", variant="primary", elem_id="sample"), gr.Button("Stop", elem_id="stop")
+        start = gr.Button("Sample", variant="primary", elem_id="sample", min_width=140)
+        stop = gr.Button("Stop", elem_id="stop", min_width=140)
 
     def show(name):
         uses, choices = flowers.flags_of(name), [ANY_SPECIES, *flowers.species(name)]
@@ -108,4 +117,4 @@ def sample_controls(gr, flowers: Flowers, names: list[str]):
         return gr.update(visible="label" in uses, choices=choices, value=ANY_SPECIES), *shown
 
     model.change(show, model, [label, sampler, temperature, guidance], queue=False, show_progress="hidden")
-    return [model, label, sampler, temperature, guidance, seed], buttons
+    return [model, label, sampler, temperature, guidance, seed], (start, stop)

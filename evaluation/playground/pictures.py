@@ -27,11 +27,12 @@ def picture(image: torch.Tensor, alt: str, caption: str = "") -> str:
     return f'<figure><img src="{data_url(image)}" alt="{escape(alt)}">{below}</figure>'
 
 
-def group(name: str, pictures: list[str], columns: int, title: str = "") -> str:
-    """Figures side by side, so many a row where there is room, with a button that saves them as <name>.png."""
+def group(name: str, pictures: list[str], columns: int, title: str = "", kind: str = "") -> str:
+    """Figures side by side, so many a row where there is room, with a button that saves them as <name>.png; kind "line"
+    keeps the rows on narrow screens as well."""
     head = f"<h3>{escape(title)}</h3>" if title else ""
     save = f'<button type="button" class="save" data-name="{escape(name)}">Save as PNG</button>'
-    grid = f'<div class="grid" style="--columns: {columns}" data-columns="{columns}">{"".join(pictures)}</div>'
+    grid = f'<div class="grid {kind}" style="--columns: {columns}" data-columns="{columns}">{"".join(pictures)}</div>'
     return f'<section class="pictures">{head}{grid}{save}</section>'
 
 
