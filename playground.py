@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import inspect
 import os
+import sys
 import tempfile
 import threading
 import warnings
@@ -46,15 +47,18 @@ MAX_UPLOAD = "30mb"
 CLEANING, MAX_AGE = 600, 3600  # seconds: between two looks at the uploads, and that one is kept while the page is up
 
 
-def import_gradio():
-    """Gradio, with its analytics off. Raises UserError where it is not installed.
+def import_gradio(uploads: str):
+    """Gradio, which keeps what is uploaded in that folder, and sends nothing anywhere; whatever the user's environment
+    tells it otherwise. Raises UserError where it is not installed.
 
     Each import of Gradio writes type stubs beside its 81 components, which takes half of the time; they are left out by
     telling it that these have no files.
     """
     if not find_spec("gradio"):
         raise UserError("the playground needs Gradio: pip install -r requirements-playground.txt")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False"}
     getfile = inspect.getfile
 
     def getfile_but_of_components(of):
@@ -98,17 +102,30 @@ def build_page(gr, models: dict, output_root: Path):
     return page
 
 
+def has_desktop() -> bool:
+    """Whether somebody sits before this terminal who could look at a browser."""
+    display = sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
+    return sys.stdout.isatty() and bool(display)
+
+
 def serve(gr, page, host: str, port: int) -> None:
     """Answer on an address until the process is told to end. Raises UserError where that address is not to be had."""
-    look = {
-        "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "css": (FILES / "page.css").read_text(encoding="utf-8"),
-        "head": f"<script>{(FILES / 'page.js').read_text(encoding='utf-8')}</script>",
-    }
-    closed = {"share": False, "ssr_mode": False, "mcp_server": False, "enable_monitoring": False, "pwa": False}
-    closed |= {"blocked_paths": [str(PROJECT)], "max_file_size": MAX_UPLOAD, "footer_links": []}
+    closed = dict.fromkeys(("share", "run_history", "ssr_mode", "mcp_server", "enable_monitoring", "pwa"), False)
     try:
-        page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, **look, **closed)
+        page.launch(
+            server_name=host,
+            server_port=port,
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=(FILES / "page.css").read_text(encoding="utf-8"),
+            head=f"<script>{(FILES / 'page.js').read_text(encoding='utf-8')}</script>",
+            footer_links=[],
+            blocked_paths=[str(PROJECT)],
+            max_file_size=MAX_UPLOAD,
+            inbrowser=has_desktop(),
+            prevent_thread_lock=True,
+            quiet=True,
+            **closed,
+        )
     except OSError:
         raise UserError(f"cannot listen on {host}, port {port}: another program may; try another --port") from None
     try:
@@ -120,10 +137,10 @@ def serve(gr, page, host: str, port: int) -> None:
 
 def main(argv=None):
     """Serve the page until Ctrl-C; what was uploaded is deleted at the end."""
-    args, gr = parse_args(argv), import_gradio()
+    args = parse_args(argv)
     torch.set_num_threads(1)  # the answers to ten people on two cores would wait for each other's threads
     with tempfile.TemporaryDirectory() as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
+        gr = import_gradio(uploads)
         serve(gr, build_page(gr, find_models(args.output_root), args.output_root), args.host, args.port)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from datasets import mnist
+from datasets.mnist import peek_mnist
 from datasets.synthetic import make_digits
 from evaluation.completion import outline
 from evaluation.models import flag_for, name_mnist_model, training_command
@@ -29,16 +29,13 @@ CVAE = name_mnist_model("CVAE", None)
 def read_digits(count: int) -> tuple[torch.Tensor, torch.Tensor, str]:
     """(images (count, 1, 28, 28), labels (count,), what they are) of MNIST's test set in ./mnist, where it is, else of
     the procedural stand-in. Nothing is downloaded."""
-    folder = PROJECT / "mnist" / "MNIST" / "raw"
     try:
-        if not folder.is_dir():
-            raise UserError
-        images, labels = mnist.read_mnist(folder, "t10k")
+        images, labels = peek_mnist(PROJECT / "mnist" / "MNIST" / "raw", count)
         what = "test digits of MNIST"
     except UserError:
         images, labels = make_digits(count)
-        what = "bent digits from printed fonts: MNIST is not in ./mnist"
-    return images[:count] / 255, labels[:count], what
+        what = "digits bent from printed fonts, because MNIST is not in ./mnist"
+    return images / 255, labels, what
 
 
 class Digits:
@@ -174,7 +171,7 @@ class Digits:
         alts = [f"test digit, a {labels[0]}", *(f"step {n + 1}" for n in range(STEPS)), f"test digit, a {labels[1]}"]
         shown = [picture(image, alt) for image, alt in zip(images, alts, strict=True)]
         title = f"From a {labels[0]} to a {labels[1]}"
-        return group("walk", shown, STEPS + 2, title, "line") + self._latent_command(kind)
+        return group("walk", shown, STEPS + 2, title, fixed=True) + self._latent_command(kind)
 
     def _latent_command(self, kind):
         line = self.command(f"--model {kind} --figures-only")

