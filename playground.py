@@ -24,6 +24,7 @@ if __name__ == "__main__":
 
 import inspect
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -108,8 +109,20 @@ def has_desktop() -> bool:
     return sys.stdout.isatty() and bool(display)
 
 
+def check_address(host: str, port: int) -> None:
+    """Raise UserError where nobody can listen there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(address)
+    except OSError as error:
+        reason = f"cannot listen on {host}, port {port} ({error.strerror})"
+        raise UserError(f"{reason}: try another --port, or another --host") from None
+
+
 def serve(gr, page, host: str, port: int) -> None:
-    """Answer on an address until the process is told to end. Raises UserError where that address is not to be had."""
+    """Answer on an address until the process is told to end."""
     closed = dict.fromkeys(("share", "run_history", "ssr_mode", "mcp_server", "enable_monitoring", "pwa"), False)
     try:
         page.launch(
@@ -126,9 +139,6 @@ def serve(gr, page, host: str, port: int) -> None:
             quiet=True,
             **closed,
         )
-    except OSError:
-        raise UserError(f"cannot listen on {host}, port {port}: another program may; try another --port") from None
-    try:
         print(f"The playground is at {page.local_url} until Ctrl-C", flush=True)
         threading.Event().wait()
     finally:
@@ -138,6 +148,7 @@ def serve(gr, page, host: str, port: int) -> None:
 def main(argv=None):
     """Serve the page until Ctrl-C; what was uploaded is deleted at the end."""
     args = parse_args(argv)
+    check_address(args.host, args.port)
     torch.set_num_threads(1)  # the answers to ten people on two cores would wait for each other's threads
     with tempfile.TemporaryDirectory() as uploads:
         gr = import_gradio(uploads)

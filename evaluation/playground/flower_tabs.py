@@ -20,18 +20,8 @@ def photograph_tab(gr, flowers: Flowers, tab) -> None:
     note_absent(gr, flowers, RECONSTRUCTS)
     if not flowers.there(RECONSTRUCTS):
         return
+    which, offered, upload, camera, notice, shown = photograph_controls(gr)
     photographs = gr.State([])
-    with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            which = gr.Radio(list(ORDINALS), value=ORDINALS[0], label="Replace the", elem_id="which")
-            script = 'playground.choice(element, trigger); // "choose"'
-            offered = gr.HTML("", js_on_load=script, elem_id="offered")
-            upload = gr.UploadButton("Upload a photograph", size="md", file_types=["image"], elem_id="upload")
-            notice = gr.HTML("", elem_id="notice")
-            with gr.Accordion("Take a photograph", open=False):
-                camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", buttons=[])
-        with gr.Column(scale=5, min_width=300):
-            shown = gr.HTML("", elem_id="redrawn")
 
     def start(photographs):
         images, what = flowers.offered()
@@ -56,6 +46,22 @@ def photograph_tab(gr, flowers: Flowers, tab) -> None:
     offered.choose(choose, [photographs, which], outputs, show_progress="hidden")
     upload.upload(take, [photographs, which, upload], outputs, show_progress="hidden")
     camera.change(take, [photographs, which, camera], outputs, show_progress="hidden")
+
+
+def photograph_controls(gr):
+    """(which photograph to replace, those to pick from, the upload, the camera, what is wrong with one, the answer)."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            which = gr.Radio(list(ORDINALS), value=ORDINALS[0], label="Replace the", elem_id="which")
+            script = 'playground.choice(element, trigger); // "choose"'
+            offered = gr.HTML("", js_on_load=script, elem_id="offered")
+            upload = gr.UploadButton("Upload a photograph", size="md", file_types=["image"], elem_id="upload")
+            notice = gr.HTML("", elem_id="notice")
+            with gr.Accordion("Take a photograph", open=False):
+                camera = gr.Image(sources=["webcam"], type="filepath", label="Camera", buttons=[])
+        with gr.Column(scale=5, min_width=300):
+            shown = gr.HTML("", elem_id="redrawn")
+    return which, offered, upload, camera, notice, shown
 
 
 def note_absent(gr, flowers: Flowers, role: str) -> None:

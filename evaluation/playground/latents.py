@@ -29,12 +29,12 @@ class Plane:
 
     def nearest(self, x: float, y: float) -> int:
         """The number of the test digit that is nearest to a point of the plane."""
-        return int((self.points - torch.tensor([x, y])).square().sum(dim=1).argmin())
+        return int((self.points - torch.tensor([x, y], dtype=torch.float32)).square().sum(dim=1).argmin())
 
     def decode(self, x: float, y: float) -> tuple[torch.Tensor, int]:
         """(the digit (1, 28, 28) at a point, the label of the nearest test digit, which the CVAE is told)."""
         label = self.labels[self.nearest(x, y)]
-        code = self.mean + torch.tensor([x, y])[: len(self.axes)] @ self.axes
+        code = self.mean + torch.tensor([x, y], dtype=torch.float32)[: len(self.axes)] @ self.axes
         return self.model.decode(code[None], label[None] if self.model.has_label else None)[0], int(label)
 
     def walk(self, start: int, end: int, steps: int) -> torch.Tensor:
