@@ -114,7 +114,11 @@ class Digits:
             rest = complete(self.models[name_mnist_model("CVAE", given)][0], image, noise)
             shown = [picture(outline(image, given)[0], f"{QUADRANTS[given]} of your drawing", "given")]
             shown += [picture(digit, f"completion {number}") for number, digit in enumerate(rest, start=1)]
-            parts.append(group(f"completed-{given}", shown, 6, f"Given {QUADRANTS[given]}: the rest, {ANSWERS} times"))
+            parts.append(
+                group(
+                    f"completed-{given}", shown, 6, f"Given {QUADRANTS[given]} of the square: the rest, {ANSWERS} times"
+                )
+            )
             parts.append(commands("For test digits:", self.command(f"--model CVAE --given {given} --figures-only")))
         return "".join(parts)
 

@@ -67,7 +67,7 @@ class Flowers:
         shown, names = [], self.there(RECONSTRUCTS)
         for ordinal, photograph in zip(ORDINALS, photographs, strict=True):
             original = as_input(photograph, self.models[names[0]][1])[0]
-            shown.append(picture(original, f"the {ordinal} photograph, as the models see it", f"{ordinal} photograph"))
+            shown.append(picture(original, f"the {ordinal} photograph, as the models see it", ordinal))
             for name in names:
                 image, error = reconstruct(*self.models[name], photograph)
                 shown.append(picture(image, f"the {ordinal} photograph, redrawn by the {name}", f"{name}: {error:.4f}"))
