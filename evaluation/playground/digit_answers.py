@@ -6,6 +6,7 @@ html = digits.answer("data:image/png;base64,...", label=None)
 
 from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -46,6 +47,7 @@ class Digits:
         self.kinds = [kind for kind in KINDS if name_mnist_model(kind, None) in models]
         self.plane, self.latents = cache(self._plane), cache(self._latents)
         self.test = cache(partial(read_digits, SHOWN))
+        self.turn = Lock()  # answers to several people in turn: at once they would wait for each other all the time
         generator = torch.Generator().manual_seed(0)
         self.noise = {  # the same while one draws
             given: torch.randn(ANSWERS, models[name][1]["config"]["latent_size"], generator=generator)
@@ -67,6 +69,10 @@ class Digits:
         image = normalise(ink)
         if not image.any():
             return sentence("The answers appear here while you draw.")
+        with self.turn:
+            return self._answer(ink, image, label)
+
+    def _answer(self, ink, image, label):
         shown = [picture(image[0], "your drawing, centred and scaled like MNIST's digits", "what the models see")]
         with torch.no_grad():
             for kind in self.kinds[:-1] if CVAE in self.models else self.kinds:
@@ -114,11 +120,8 @@ class Digits:
             rest = complete(self.models[name_mnist_model("CVAE", given)][0], image, noise)
             shown = [picture(outline(image, given)[0], f"{QUADRANTS[given]} of your drawing", "given")]
             shown += [picture(digit, f"completion {number}") for number, digit in enumerate(rest, start=1)]
-            parts.append(
-                group(
-                    f"completed-{given}", shown, 6, f"Given {QUADRANTS[given]} of the square: the rest, {ANSWERS} times"
-                )
-            )
+            title = f"Given {QUADRANTS[given]} of the square: the rest, {ANSWERS} times"
+            parts.append(group(f"completed-{given}", shown, 6, title))
             parts.append(commands("For test digits:", self.command(f"--model CVAE --given {given} --figures-only")))
         return "".join(parts)
 
