@@ -11,7 +11,7 @@ from html import unescape
 
 import pytest
 from helpers import command, run
-from playing import bar, encoded, free_port, needs_gradio, start, stop, url_of
+from playing import bar, encoded, free_port, needs_gradio, stop, url_of
 
 import playground
 from evaluation.models import TABLE, training_command
@@ -131,10 +131,8 @@ def test_it_listens_on_this_machine_alone(server):
 
 
 @needs_gradio
-def test_without_models_each_tab_says_what_trains_them_and_the_end_deletes_uploads(tmp_path):
-    temporary, root = tmp_path / "temporary", tmp_path / "no models"
-    temporary.mkdir()
-    server = start(temporary, "--output-root", root)
+def test_without_models_each_tab_says_what_trains_them_and_the_end_deletes_uploads(bare_server, tmp_path):
+    server, root = bare_server, tmp_path / "no models"
     page = unescape(fetch(f"{server.url}/config")[1].decode())
     for name in TABLE:
         if name != "Classifier" and "_given" not in name:
@@ -146,8 +144,8 @@ def test_without_models_each_tab_says_what_trains_them_and_the_end_deletes_uploa
     request.add_header("Content-Type", f"multipart/form-data; boundary={boundary}")
     (path,) = json.loads(urllib.request.urlopen(request).read())
     assert os.path.exists(path)
-    assert path.startswith(str(temporary))
+    assert path.startswith(str(server.temporary))
     status, out, err = stop(server)
     assert (status, err) == (130, "stopped\n")
     assert out == f"The playground is at {server.url}/ until Ctrl-C\n"
-    assert [*temporary.iterdir()] == []
+    assert [*server.temporary.iterdir()] == []
