@@ -43,14 +43,14 @@ def read_photographs(root: Path, height: int, width: int, split_seed: int):
     def decode_chunk(start):
         for i in range(start, min(start + DECODE_CHUNK, len(files))):
             try:
-                image = _open(root / files[i], height, width)
+                image = open_photograph(root / files[i], height, width)
             except UserError as error:
                 problems[i] = f"{root / files[i]} ({error})"
             else:
-                images[i] = _to_array(image, height, width)
+                images[i] = to_array(image, height, width)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _open has a lower limit
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_photograph has a lower limit
         # Pillow decodes outside the interpreter's lock; a Ctrl-C waits for the chunks that are begun
         list(pool.map(decode_chunk, range(0, len(files), DECODE_CHUNK)))
     labels = np.array([classes.index(_class_of(file)) for file in files], np.int64)
@@ -108,7 +108,7 @@ def _check(root, classes, labels):
         )
 
 
-def _open(path, height, width):
+def open_photograph(path, height, width):
     """One image file, decoded. Raises UserError, whatever Pillow raises."""
     try:
         with Image.open(path) as image:
@@ -128,7 +128,7 @@ def _open(path, height, width):
         raise UserError(type(error).__name__) from None
 
 
-def _to_array(image, height, width):
+def to_array(image, height, width):
     """An image of any mode -> uint8 (3, height, width): 16 bits are scaled, not clipped, transparency becomes white."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image, np.float32) / 257).clip(0, 255).astype(np.uint8))

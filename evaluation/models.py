@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from Autoencoder import Autoencoder
 from data import ImageDataset, create_flower_dataloaders
@@ -162,8 +163,18 @@ def load_model(name: str, output_root: Path):
         raise UserError(f"{path} does not describe the model {name} ({reason}); make it anew with {made_by}") from None
 
 
+class _SkipInit(TorchFunctionMode):
+    """Leaves out torch.nn.init: the weights come from the file, and `normal_` on the device "meta" would import
+    PyTorch's compiler, which takes seconds."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def _rebuild_torch(build, config, state_dict):
-    with torch.device("meta"):  # without memory, however large an untrusted file says that its layers are
+    with torch.device("meta"), _SkipInit():  # without memory, however large an untrusted file says that its layers are
         model = build(**config)
     weights = {name: weight.float().contiguous() for name, weight in state_dict.items()}
     model.load_state_dict(weights, assign=True)

@@ -76,6 +76,12 @@ def noise_and_labels(model, count: int, seed: int, label: int | None = None) -> 
     return noise, torch.multinomial(prior, count, replacement=True, generator=generator)
 
 
+def denoise_diffusion(model, count: int, seed: int, label: int | None = None, guidance: float = 1.0):
+    """The images of `sample_diffusion`, at most BATCH of them, as they come about: yields (count, 3, H, W) a step."""
+    for _, images in model.denoise(*noise_and_labels(model, count, seed, label), guidance=guidance):
+        yield _check_finite(model, [images])
+
+
 def standard_normal(dims: int):
     """N(0, I) of that many dimensions."""
     return Independent(Normal(torch.zeros(dims), torch.ones(dims)), 1)

@@ -194,4 +194,5 @@ positive_float = number(float, "a number above 0", lambda value: 0 < value < mat
 share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 multiple_of_4 = number(int, "a multiple of 4 above 0", lambda value: 0 < value <= MAX_INT and value % 4 == 0)
 sample_count = number(int, f"a whole number from 1 to {MAX_SAMPLES}", lambda value: 1 <= value <= MAX_SAMPLES)
+port = number(int, "a whole number from 1 to 65535", lambda value: 1 <= value <= 65535)
 digit = number(int, "a digit from 0 to 9", lambda value: 0 <= value <= 9)

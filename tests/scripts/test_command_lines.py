@@ -90,10 +90,10 @@ def run_each(*command_lines):
 
 
 def test_help_is_quick_because_pytorch_waits():
-    names = ("MLPAE_train_script", "train_script", "main", "visualization", "random_generation")
+    names = ("MLPAE_train_script", "train_script", "main", "visualization", "random_generation", "playground")
     status, out, err = run_each(*([f"{name}.py", "--help"] for name in names))
     *helps, rest = out.split("[0, []]\n")
-    assert (status, len(helps), rest, err) == (0, 5, "", "")
+    assert (status, len(helps), rest, err) == (0, 6, "", "")
     assert all("--output-root" in text for text in helps)
     assert "CVAE --given N: --beta 1.0, --latent-size 50, --shift 0.5, --epochs 12" in out
 

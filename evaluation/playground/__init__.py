@@ -1,0 +1,1 @@
+"""What playground.py shows: answers of the trained models, as pictures for a page. None of it needs Gradio."""

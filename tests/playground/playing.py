@@ -1,0 +1,95 @@
+"""What the tests of the playground share: drawings, photographs, the pictures of a page, a playground that runs."""
+
+import base64
+import io
+import re
+import shutil
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from helpers import command, popen
+from PIL import Image
+
+DIGITS = ("MNIST_AE", "MNIST_VAE", "MNIST_CVAE")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="gradio is not installed")
+needs_browser = pytest.mark.skipif(
+    not (CHROMIUM and find_spec("playwright") and find_spec("gradio")),
+    reason="gradio, playwright or chromium is missing",
+)
+
+
+class Server(NamedTuple):
+    """A playground that runs."""
+
+    process: object
+    port: int
+    url: str
+    temporary: object  # its folder for temporary files
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(temporary, *argv):
+    """A playground that is up; its temporary files lie below that folder."""
+    port = free_port()
+    process = popen(["env", f"TMPDIR={temporary}", *command("playground.py", "--port", port, *argv)])
+    url = f"http://127.0.0.1:{port}"
+    while process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return Server(process, port, url, temporary)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise RuntimeError(process.communicate()[1])
+
+
+def stop(server):
+    """End a playground as Ctrl-C does; returns (status, what it printed, its errors)."""
+    server.process.send_signal(signal.SIGINT)
+    out, err = server.process.communicate(timeout=30)
+    return server.process.returncode, out, err
+
+
+def url_of(ink):
+    """A drawing as the canvas sends it; ink: (H, W) in [0, 1]."""
+    png = io.BytesIO()
+    Image.fromarray((255 * ink).astype(np.uint8)).convert("RGBA").save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+def bar(height=120, width=30, top=20, left=90):
+    """A drawing of a 1, not in the middle."""
+    ink = np.zeros((140, 140), np.float32)
+    ink[top : top + height, left : left + width] = 1
+    return ink
+
+
+def pictures_of(html):
+    """{alternative text: pixels} of the pictures of a page."""
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">', html)
+    return {alt: np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data, alt in found}
+
+
+def photograph(seed=0, size=(90, 60)):
+    """A smooth image in colour."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(form, **options):
+    file = io.BytesIO()
+    photograph().save(file, form, **options)
+    return file.getvalue()
