@@ -13,6 +13,7 @@ from pathlib import Path
 
 from evaluation.evidence import read_log
 from evaluation.models import TABLE, checkpoint_file, load_model, three_digits
+from evaluation.score import NOISE
 from evaluation.submission import TARGETS
 
 NONE = "-"
@@ -44,7 +45,7 @@ def tables(root: Path) -> dict[str, list[list[str]]]:
         ],
         "scores": [
             ["", "told from photographs", "kernel distance", "species as often, p"],
-            *(match.groups() for match in map(SCORE.fullmatch, lines) if match),
+            *(match.groups() for match in map(SCORE.fullmatch, lines) if match and not match[1].startswith(NOISE)),
         ],
         "copies": [
             ["", "nearer than the nearest 1 % of held-out photographs", "near copies, training : held-out"],
@@ -73,7 +74,7 @@ def flower_losses(checkpoint: dict) -> list[str]:
 
 def digit_losses(name: str, checkpoint: dict) -> list[str]:
     """The losses of the best epoch, in the unit of the log, and the parts of that of the test set."""
-    losses = [three_digits(checkpoint[f"{split}_loss"]) for split in ("valid", "test")]
+    losses = [f"{checkpoint[f'{split}_loss']:.4g}" for split in ("valid", "test")]
     parts = [checkpoint.get(f"test_{part}") for part in ("recon", "kl")]
     return [name, *losses, *(NONE if part is None else f"{part:.2f}" for part in parts)]
 
