@@ -85,4 +85,4 @@ def test_links_lead_somewhere_and_pictures_have_alternative_texts(name):
 
 @pytest.mark.parametrize("name", WORDS)
 def test_texts_are_short(name):
-    assert len(read(name).split()) <= WORDS[name]
+    assert sum(bool(re.search(r"\w", word)) for word in read(name).split()) <= WORDS[name]
