@@ -15,7 +15,13 @@ def make_html(path: Path) -> Path:
     """Write report.html beside report.md; returns its path. Raises UserError where pandoc is missing or fails."""
     if pypandoc is None:
         raise UserError("--html needs pandoc: pip install pypandoc_binary")
-    options = ["--standalone", "--embed-resources", "--mathml", "--shift-heading-level-by=-1"]  # the first is the title
+    options = [
+        "--standalone",
+        "--embed-resources",
+        "--mathml",
+        "--variable=maxwidth:52em",
+        "--shift-heading-level-by=-1",
+    ]  # the first is the title
     try:
         html = pypandoc.convert_file(
             path, "html", format="gfm", extra_args=[*options, f"--resource-path={path.parent}"]

@@ -74,7 +74,7 @@ def flower_losses(checkpoint: dict) -> list[str]:
 
 def digit_losses(name: str, checkpoint: dict) -> list[str]:
     """The losses of the best epoch, in the unit of the log, and the parts of that of the test set."""
-    losses = [f"{checkpoint[f'{split}_loss']:.4g}" for split in ("valid", "test")]
+    losses = [f"{checkpoint[f'{split}_loss']:#.4g}" for split in ("valid", "test")]
     parts = [checkpoint.get(f"test_{part}") for part in ("recon", "kl")]
     return [name, *losses, *(NONE if part is None else f"{part:.2f}" for part in parts)]
 
