@@ -100,9 +100,7 @@ def peek_mnist(folder: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     for name, magic, shape in ((FILES[2], b"\0\0\x08\x03", (1, 28, 28)), (FILES[3], b"\0\0\x08\x01", ())):
         try:
             with open(folder / name, "rb") as file:
-                header = file.read(
-                    8 + 4 * max(0, len(shape) - 1)
-                )  # the magic number, how many, and the sides of images
+                header = file.read(16 if shape else 8)  # the magic number, how many, and the sides of images
                 data = file.read(count * math.prod(shape))
         except OSError as error:
             raise UserError(f"cannot read {folder / name} ({error.strerror})") from None

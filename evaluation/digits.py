@@ -58,10 +58,15 @@ class FilmedLearner(TorchLearner):
         self.frames = state["frames"]
 
 
+def normal_latents(model, seed: int) -> torch.Tensor:
+    """(SAMPLES, D) latent vectors from N(0, I)."""
+    return torch.randn(SAMPLES, model.encoder.mu.out_features, generator=torch.Generator().manual_seed(seed))
+
+
 def latents_and_labels(model, seed: int, prior=None):
     """SAMPLES latent vectors from N(0, I), or from another prior, and their labels or None: for the CVAE, ten rows, one
     for each digit, with the same latent vectors in every row."""
-    zs = torch.randn(SAMPLES, model.encoder.mu.out_features, generator=torch.Generator().manual_seed(seed))
+    zs = normal_latents(model, seed)
     if prior:
         zs = sample_latents(prior, SAMPLES, seed)
     if not model.has_label:

@@ -39,9 +39,9 @@ DRAWS = 20  # of photographs, scored against held-out ones: what chance does
 class Scores(NamedTuple):
     """Of all that was scored, by name."""
 
-    samples: dict = {}  # a tensor (M, 3, H, W) for each seed
-    found: dict = {}  # for each seed what `measure` returns
-    chance: list = []  # accuracies with which photographs are told from photographs
+    samples: dict  # a tensor (M, 3, H, W) for each seed
+    found: dict  # for each seed what `measure` returns
+    chance: list  # accuracies with which photographs are told from photographs
 
 
 def score(args) -> dict:
@@ -54,17 +54,14 @@ def score(args) -> dict:
     classifier, checkpoint = load_model("Classifier", args.output_root)
     source, vis = checkpoint["data"]["name"], args.output_root / "vis"
     about, scores = f"trained on {source}, seed {args.seed}", Scores({}, {}, [])
-    load_photographs(args, checkpoint)  # those that the classifier knows are here
+    sizes = find_models(args, checkpoint)
     log(f"Species: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of its held-out images")
-    for photographs_here, models in find_models(args, checkpoint):
-        score_size(args, about, partial(read_species, classifier), *photographs_here, models, scores)
+    for images, models in sizes:
+        score_size(args, about, partial(read_species, classifier), *images, models, scores)
     if not args.model:
         shown = {name: numbers for name, numbers in scores.found.items() if not name.startswith(NOISE)}  # off any scale
-        chance, title = (
-            (min(scores.chance), max(scores.chance)),
-            f"Samples of models {about}, against held-out photographs",
-        )
-        plot_scores(shown, chance, vis / "scores.png", title)
+        chance = min(scores.chance), max(scores.chance)
+        plot_scores(shown, chance, vis / "scores.png", f"Samples of models {about}, against held-out photographs")
         compare_all(scores, vis / "generation_comparison.png", about)
     return scores.found
 
@@ -79,10 +76,8 @@ def score_size(args, about: str, read: Callable, training, held_out, models: dic
     size, seeds = "x".join(map(str, held_out.shape[2:])), [args.seed + number for number in range(SEEDS)]
     log(f"Data: {len(held_out)} held-out images of {size}, compared with as many samples for each seed")
     features = PatchFeatures(training)
-    measure, chance = (
-        build_measure(features, read, held_out),
-        measure_chance(features, training, held_out, seeds[-1] + 1),
-    )
+    measure = build_measure(features, read, held_out)
+    chance = measure_chance(features, training, held_out, seeds[-1] + 1)
     told = f"{min(chance):.1%} to {max(chance):.1%}, range over {DRAWS} draws"
     log(f"Chance: training images are told from held-out ones with {told}")
     scores.chance.extend(chance)
@@ -172,14 +167,21 @@ def find_models(args, scored: dict) -> list[tuple[list, dict]]:
     scored: the classifier's checkpoint. Raises UserError where a model is missing, or was trained on other photographs
     than are here, or than the classifier.
     """
-    found = {}
+
+    def key_of(checkpoint):
+        return (*checkpoint["data"]["image_size"], checkpoint["data"]["fingerprint"])
+
+    def images_of(checkpoint):
+        return [dataset[:][0] for dataset in load_photographs(args, checkpoint)]
+
+    found = {key_of(scored): (images_of(scored), {})}
     for name in [args.model] if args.model else [name for name, entry in TABLE.items() if SAMPLES in entry.roles]:
         model, checkpoint = load_model(name, args.output_root)
         if checkpoint["data"]["split_seed"] != scored["data"]["split_seed"]:
             raise UserError(f"{name} and Classifier were trained on different images: train one of them anew")
-        key = (*checkpoint["data"]["image_size"], checkpoint["data"]["fingerprint"])
+        key = key_of(checkpoint)
         if key not in found:
-            found[key] = [dataset[:][0] for dataset in load_photographs(args, checkpoint)], {}
+            found[key] = images_of(checkpoint), {}
         (training, held_out), models = found[key]
         if model.has_label:
             models[name] = partial(sample_diffusion, model, len(held_out))
@@ -188,7 +190,7 @@ def find_models(args, scored: dict) -> list[tuple[list, dict]]:
         if RECONSTRUCTS in TABLE[name].roles and not model.is_dist:  # an AE's codes are not those of N(0, I)
             prior = fit_mixture(encode(model, training))
             models[f"{name}, fitted mixture"] = partial(sample_prior, model, prior, len(held_out))
-    return [found[key] for key in sorted(found)]
+    return [found[key] for key in sorted(found) if found[key][1]]
 
 
 def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:

@@ -7,11 +7,11 @@ answers = ten_digits(cvae, z)           # (10, 1, 28, 28), in this handwriting
 import torch
 from torch.nn.functional import binary_cross_entropy, mse_loss
 
+from evaluation.digits import HANDS, normal_latents
 from evaluation.sampling import BATCH
 from model import CLASSES
+from VarAutoencoder import kl_divergence
 
-HANDS = 5  # rows that main.py --labels draws for one --seed
-LATENTS = 100  # that main.py draws for one --seed; the first HANDS of them are those of --labels
 MOVED = 6  # latents with a slider
 
 
@@ -24,7 +24,7 @@ def guess_label(cvae, image: torch.Tensor, recon: str = "bce") -> tuple[int, tor
     mu, sigma = cvae.encoder(images, labels)
     error = binary_cross_entropy if recon == "bce" else mse_loss
     distortion = error(cvae.decode(mu, labels), images, reduction="none").flatten(1).sum(dim=1)
-    rate = kl(mu, sigma).sum(dim=1)
+    rate = kl_divergence(mu, 2 * sigma.log()).sum(dim=1)
     return int((distortion + rate).argmin()), mu
 
 
@@ -36,20 +36,15 @@ def ten_digits(cvae, z: torch.Tensor) -> torch.Tensor:
 def hand(model, number: int) -> torch.Tensor:
     """The latent vector (D,) of a handwriting: row number % HANDS of what main.py --labels draws with --seed number //
     HANDS."""
-    generator = torch.Generator().manual_seed(number // HANDS)
-    return torch.randn(LATENTS, model.encoder.mu.out_features, generator=generator)[number % HANDS]
+    return normal_latents(model, seed=number // HANDS)[number % HANDS]
 
 
 @torch.no_grad()
 def kl_of_latents(model, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The KL of each latent dimension, the mean over images (N, 1, 28, 28) in nats: (D,)."""
     batches = zip(images.split(BATCH), labels.split(BATCH), strict=True)
-    return torch.cat([kl(*model.encoder(*batch)) for batch in batches]).mean(dim=0)
-
-
-def kl(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
+    mu, sigma = (torch.cat(part) for part in zip(*(model.encoder(*batch) for batch in batches), strict=True))
+    return kl_divergence(mu, 2 * sigma.log()).mean(dim=0)
 
 
 @torch.no_grad()
