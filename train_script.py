@@ -20,7 +20,7 @@ DEFAULTS = {  # of flags, for each --model
     "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
     "GAN": {"epochs": 160, "patience": 160, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
-    "DDPM": {"epochs": 250, "patience": 50, "batch_size": 64, "lr": 1e-3, "encoding_dim": None},
+    "DDPM": {"epochs": 130, "patience": 50, "batch_size": 32, "lr": 1e-3, "encoding_dim": None, "image_size": [48]},
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }
 OPTIMIZERS = {  # what they change of these defaults
@@ -152,6 +152,8 @@ def build_model(args, dataset):
     }
     config = {name: available[name] for name in entry.config}
     model = entry.build(**config)
+    if args.model == "DDPM":
+        model.standardise(dataset[:][0])
     image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
     layers = f"{image} -> {args.encoding_dim} -> {image}" if RECONSTRUCTS in entry.roles else image
     log(f"Model: {args.model}, {layers}, {parameters:,} parameters")

@@ -1,10 +1,15 @@
-"""The diffusion model of the flowers: a U-Net that learns to remove noise from photographs, and a sampler.
+"""The diffusion model of the flowers: it draws a small image, then the details that make it twice as large, and again.
 
     model = Diffusion(class_prior=[0.3, 0.3, 0.4])
-    prediction, v = model(images, labels)           # (B, 3, 24, 24) each; the loss is their mean squared error
-    images = model.sample(noise, labels)            # (B, 3, 24, 24) and (B,) -> (B, 3, 24, 24) in [0, 1]
+    loss, log = model.measure(model(images, labels), images)    # of (B, 3, 48, 48) and (B,)
+    images = model.sample(noise, labels)    # (B, 3, 48, 48) and (B,) -> (B, 3, 48, 48) in [0, 1]
 
-A photograph x0, with values from -1 to 1, is diffused over T = 1000 timesteps (Ho et al. 2020, equation 4):
+Two by two pixels have a mean and three differences (Haar 1910). The means are an image of half the size. So an image of
+48x48 is one of 12x12, the differences that make 24x24 of it, and those that make 48x48: as many numbers as pixels. Each
+of the three has a diffusion model of its own, which is given the image so far (Guth et al. 2022). Differences depend on
+what is near them, and are small: noise hides them at most timesteps, unless they are standardised.
+
+What a stage draws, x0, is diffused over T = 1000 timesteps (Ho et al. 2020, equation 4):
 
     x_t = alpha_t x0 + sigma_t e,  e from N(0, I),  alpha_t = cos(pi/2 * (t/T + 0.008) / 1.008),  alpha^2 + sigma^2 = 1
 
@@ -23,15 +28,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from Autoencoder import quarter
+from generators.unet import TIMESTEPS, LocalNet, UNet
 
-TIMESTEPS = 1000  # T
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
-PATCH = 2  # pixels a side that the network sees as one: a quarter of the work
-GROUPS, HEADS = 8, 4  # of the channels: in the normalisation, and of the attention
+KNOWN_NOISE = 0.05  # added in training to what is known, which is no photograph when sampling (Ho et al. 2022)
+SMALLEST = 12  # pixels a side of the coarsest image, or a little more
 
 
 class Diffusion(nn.Module):
-    """A U-Net that predicts v, and the sampler. The height and the width are multiples of 4.
+    """The stages, from the coarsest image to the finest details. The height and the width are multiples of 4.
 
     class_prior: the probability of each class, for labels to sample from; the null label is the number of classes.
     Raises ValueError where the height or the width does not fit, or where the prior is no distribution.
@@ -40,162 +45,159 @@ class Diffusion(nn.Module):
     name = "DDPM"
     is_dist, has_label = False, True
 
-    def __init__(self, class_prior: list[float], img_height: int = 24, img_width: int = 24, width: int = 56):
+    def __init__(self, class_prior: list[float], img_height: int = 48, img_width: int = 48, width: int = 48):
         super().__init__()
-        quarter(img_height, img_width)  # the U-Net sees patches, and halves their number once
+        quarter(img_height, img_width)
         if not class_prior or min(class_prior) < 0 or abs(sum(class_prior) - 1) > 1e-3:
             raise ValueError(f"expected the probabilities of the classes, found {class_prior}")
-        self.image_shape, self.class_prior = (3, img_height, img_width), class_prior
-        self.unet = UNet(len(class_prior), width)
+        self.image_shape, self.class_prior, classes = (3, img_height, img_width), class_prior, len(class_prior)
+        self.stages = nn.ModuleList([Stage(3, 0, classes, width)])
+        while min(img_height, img_width) >= 2 * SMALLEST and img_height % 4 == img_width % 4 == 0:
+            img_height, img_width = img_height // 2, img_width // 2
+            self.stages.append(Stage(9, 3, classes, width))
+        self.coarsest = img_height, img_width
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v), at random timesteps.
+    @torch.no_grad()
+    def standardise(self, images: torch.Tensor) -> None:
+        """Divide by the standard deviations of these images (N, 3, H, W) in [0, 1] from now on, stage by stage."""
+        for stage, pair in zip(self.stages, self.decompose(2 * images - 1), strict=True):
+            stage.std = torch.cat(pair, dim=1).std(dim=(0, 2, 3))[:, None, None].clamp(min=1e-3)
 
-        The timesteps are evenly spaced over the batch, from a random one on (Kingma et al. 2021, appendix I.1).
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v) of each stage.
+
+        In training a stage sees a random window as large as the coarsest image: differences need no more.
         """
-        count, device = len(images), images.device
-        spacing = torch.arange(count, device=device) * TIMESTEPS // count
-        t = (torch.randint(TIMESTEPS, (1,), device=device) + spacing) % TIMESTEPS + 1
-        labels = torch.where(torch.rand(count, device=device) < LABEL_DROPOUT, len(self.class_prior), labels)
-        x0, noise = 2 * images - 1, torch.randn_like(images)
-        alpha, sigma = schedule(t)
-        return self.unet(alpha * x0 + sigma * noise, t, labels), alpha * noise - sigma * x0
+        dropped = torch.rand(len(labels), device=labels.device) < LABEL_DROPOUT
+        labels, pairs = torch.where(dropped, len(self.class_prior), labels), []
+        for stage, (x0, known) in zip(self.stages, self.decompose(2 * images - 1), strict=True):
+            window = self.choose_window(x0.shape[2:]) if self.training else ...
+            pairs.append(stage(x0[window], known[window], labels))
+        return pairs
+
+    def choose_window(self, size: torch.Size) -> tuple:
+        """An index of a random part of images (..., H, W) that is as large as the coarsest image."""
+        starts = [torch.randint(whole - part + 1, ()).item() for whole, part in zip(size, self.coarsest, strict=True)]
+        return ..., *(slice(start, start + part) for start, part in zip(starts, self.coarsest, strict=True))
 
     @staticmethod
     def measure(outputs, images) -> tuple[torch.Tensor, dict]:
-        """(the loss to minimise, what the log says of it) for what `forward` returns."""
-        prediction, v = outputs
-        loss = F.mse_loss(prediction.float(), v)
+        """(the loss to minimise, what the log says of it) for what `forward` returns: the mean of the stages."""
+        loss = torch.stack([F.mse_loss(prediction.float(), v) for prediction, v in outputs]).mean()
         return loss, {"loss": loss.item()}
 
-    def sample(self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 50, guidance: float = 1.0):
+    def decompose(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Images (B, 3, H, W) -> what each stage draws, and what is known before it: nothing (B, 0, h, w) before the
+        coarsest image (B, 3, h, w); the image of half the size before differences (B, 9, H/2, W/2)."""
+        pairs = []
+        for _ in self.stages[1:]:
+            x, details = halve(x)
+            pairs.insert(0, (details, x))
+        return [(x, x[:, :0]), *pairs]
+
+    def sample(self, noise: torch.Tensor, labels: torch.Tensor, **options) -> torch.Tensor:
         """Noise from N(0, I) (B, 3, H, W) and labels (B,) -> images in [0, 1]: the last that `denoise` predicts."""
-        return deque(self.denoise(noise, labels, steps, guidance), maxlen=1).pop()[1]
+        return deque(self.denoise(noise, labels, **options), maxlen=1).pop()[1]
 
     @torch.no_grad()
     def denoise(
-        self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 50, guidance: float = 1.0
+        self, noise: torch.Tensor, labels: torch.Tensor, steps: int = 25, guidance: float = 1.0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What `sample` does, step by step: yields (x_t, the prediction of the image), scaled from -1..1 to 0..1.
+        """What `sample` does, step by step: yields (x_t, the prediction of x0), as images (B, 3, H, W).
 
-        Each step predicts x0, and from it and the prediction before it x at an earlier timestep (DPM-Solver++(2M), Lu
-        et al. 2022, algorithm 2; without the prediction before, it is DDIM, Song et al. 2021). Noise and label alone
-        determine the image. guidance above 1 extrapolates away from the unconditional prediction (classifier-free
-        guidance, Ho & Salimans 2022, where it is 1 + w): truer to the class, and less varied.
+        Each stage takes so many steps. Noise and label alone determine the image: the noise of a stage is that of its
+        pixels or differences, which is from N(0, I) as well.
         """
-        x, timesteps = noise, torch.linspace(TIMESTEPS, 0, steps + 1, device=noise.device).round().long()
+        image = None
+        for stage, (z, _) in zip(self.stages, self.decompose(noise), strict=True):
+            known = z[:, :0] if image is None else image
+            for pair in stage.denoise(z, known, labels, steps, guidance):
+                state, drawn = (part if image is None else double(image, part) for part in pair)
+                yield self.enlarge(state) / 2 + 0.5, (self.enlarge(drawn) / 2 + 0.5).clamp(0, 1)
+            image = drawn
+
+    def enlarge(self, x: torch.Tensor) -> torch.Tensor:
+        """A coarse image in full size: all differences that are not drawn yet are 0."""
+        while x.shape[2] < self.image_shape[1]:
+            x = double(x, x.new_zeros(len(x), 9, *x.shape[2:]))
+        return x
+
+
+class Stage(nn.Module):
+    """The diffusion model of x0 (B, C, H, W), the coarsest image or the differences, given `known` (B, K, H, W)."""
+
+    def __init__(self, channels: int, known: int, classes: int, width: int):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("std", torch.ones(channels + known, 1, 1))
+        self.null_label = classes
+        self.network = (LocalNet if known else UNet)(channels + known, channels, classes, width)
+
+    def forward(self, x0: torch.Tensor, known: torch.Tensor, labels: torch.Tensor):
+        """(the prediction of v, v), each (B, C, H, W), at random timesteps.
+
+        The timesteps are evenly spaced over the batch, from a random one on (Kingma et al. 2021, appendix I.1).
+        """
+        both = torch.cat([x0, known], dim=1) / self.std
+        x0, known, count, device = both[:, : self.channels], both[:, self.channels :], len(x0), x0.device
+        spacing = torch.arange(count, device=device) * TIMESTEPS // count
+        t = (torch.randint(TIMESTEPS, (1,), device=device) + spacing) % TIMESTEPS + 1
+        alpha, sigma = schedule(t)
+        noise, known = torch.randn_like(x0), known + KNOWN_NOISE * torch.randn_like(known)
+        noisy = torch.cat([alpha * x0 + sigma * noise, known], dim=1)
+        return self.network(noisy, t, labels), alpha * noise - sigma * x0
+
+    def denoise(self, x, known, labels, steps: int, guidance: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """From noise x (B, C, H, W) to x0: yields (x_t, the prediction of x0) of each step.
+
+        Each predicts x0, and from it and the prediction before it x at an earlier timestep (DPM-Solver++(2M), Lu et al.
+        2022, algorithm 2; without the prediction before, it is DDIM, Song et al. 2021). guidance above 1 extrapolates
+        away from the unconditional prediction (classifier-free guidance, Ho & Salimans 2022, where it is 1 + w): truer
+        to the class, and less varied.
+        """
+        std, known = self.std[: self.channels], known / self.std[self.channels :]
+        timesteps = torch.linspace(TIMESTEPS, 0, steps + 1, device=x.device).round().long()
         alphas, sigmas = schedule(timesteps)
-        log_snrs = (alphas.clamp(min=1e-6) / sigmas).log()
-        null_labels, previous = torch.full_like(labels, len(self.class_prior)), None
+        log_snrs, previous = (alphas.clamp(min=1e-6) / sigmas).log(), None
         for step, t in enumerate(timesteps[:-1].expand(len(x), -1).T):
-            v = self.unet(x, t, labels)
-            if guidance != 1:
-                unconditional = self.unet(x, t, null_labels)
-                v = unconditional + guidance * (v - unconditional)
-            x0 = (alphas[step] * x - sigmas[step] * v).clamp(-1, 1)
-            yield x / 2 + 0.5, x0 / 2 + 0.5
+            v = self.predict(torch.cat([x, known], dim=1), t, labels, guidance)
+            x0 = alphas[step] * x - sigmas[step] * v
+            yield x * std, x0 * std
             h, direction = log_snrs[step + 1] - log_snrs[step], x0
             if step > 0:
                 direction = x0 + h / (log_snrs[step] - log_snrs[step - 1]) / 2 * (x0 - previous)
             x = sigmas[step + 1] / sigmas[step] * x - alphas[step + 1] * torch.expm1(-h) * direction
             previous = x0
 
+    def predict(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor, guidance: float) -> torch.Tensor:
+        """v (B, C, H, W)."""
+        v = self.network(x, t, labels)
+        if guidance == 1:
+            return v
+        unconditional = self.network(x, t, torch.full_like(labels, self.null_label))
+        return unconditional + guidance * (v - unconditional)
+
+
+def halve(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (B, 3, H, W) -> twice the mean of each 2x2 pixels (B, 3, H/2, W/2), and the differences (B, 9, H/2, W/2) from
+    left to right, from top to bottom and across. Noise from N(0, I) stays so: the transform is orthonormal."""
+    a, b, c, d = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).unbind(2)
+    return (a + b + c + d) / 2, torch.cat([a - b + c - d, a + b - c - d, a - b - c + d], dim=1) / 2
+
+
+def double(x: torch.Tensor, differences: torch.Tensor) -> torch.Tensor:
+    """The inverse of `halve`."""
+    right, down, across = differences.chunk(3, dim=1)
+    corners = [
+        x + right + down + across,
+        x - right + down - across,
+        x + right - down - across,
+        x - right - down + across,
+    ]
+    return F.pixel_shuffle(torch.stack(corners, dim=2).flatten(1, 2) / 2, 2)
+
 
 def schedule(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """alpha_t and sigma_t of timesteps (B,) from 0 to T, each (B, 1, 1, 1)."""
     angle = math.pi / 2 * (t[:, None, None, None] / TIMESTEPS + 0.008) / 1.008
     return angle.cos(), angle.sin()
-
-
-class UNet(nn.Module):
-    """x_t (B, 3, H, W), timesteps (B,) and labels (B,), `classes` for none -> v (B, 3, H, W) (Ronneberger et al. 2015).
-
-    Residual blocks at H/2 and, twice as wide, at H/4, down and up again, with skip connections from the one to the
-    other.
-    """
-
-    def __init__(self, classes: int, width: int):
-        super().__init__()
-        fine, coarse, emb, pixels = width, 2 * width, 4 * width, 3 * PATCH**2
-        self.timestep_mlp = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.label_embedding = nn.Embedding(classes + 1, emb)
-        self.conv_in = nn.Conv2d(pixels, fine, 3, padding=1)
-        self.down1 = nn.ModuleList([Block(fine, fine, emb), Block(fine, fine, emb)])
-        self.downsample = nn.Conv2d(fine, fine, 3, stride=2, padding=1)
-        self.down2 = nn.ModuleList([Block(fine, coarse, emb), Block(coarse, coarse, emb)])
-        self.mid1, self.mid2 = Block(coarse, coarse, emb), Block(coarse, coarse, emb)
-        self.attention = Attention(coarse)
-        self.up2 = nn.ModuleList([Block(2 * coarse, coarse, emb), Block(2 * coarse, fine, emb)])
-        self.upsample = nn.Conv2d(fine, fine, 3, padding=1)
-        self.up1 = nn.ModuleList([Block(2 * fine, fine, emb), Block(2 * fine, fine, emb)])
-        conv_out = zero_init(nn.Conv2d(fine, pixels, 3, padding=1))
-        self.out = nn.Sequential(nn.GroupNorm(GROUPS, fine), nn.SiLU(), conv_out)
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """v of shape (B, 3, H, W)."""
-        timesteps = timestep_embedding(t, self.timestep_mlp[0].in_features)
-        emb = F.silu(self.timestep_mlp(timesteps) + self.label_embedding(labels))  # (B, 4 width)
-        x, skips = self.conv_in(F.pixel_unshuffle(x, PATCH)), []  # (B, width, H/2, W/2)
-        for block in self.down1:
-            skips.append(x := block(x, emb))
-        x = self.downsample(x)  # (B, width, H/4, W/4)
-        for block in self.down2:
-            skips.append(x := block(x, emb))  # (B, 2 width, H/4, W/4)
-        x = self.mid2(self.attention(self.mid1(x, emb)), emb)
-        for block in self.up2:
-            x = block(torch.cat([x, skips.pop()], dim=1), emb)
-        x = self.upsample(F.interpolate(x, scale_factor=2.0))  # (B, width, H/2, W/2)
-        for block in self.up1:
-            x = block(torch.cat([x, skips.pop()], dim=1), emb)
-        return F.pixel_shuffle(self.out(x), PATCH)
-
-
-class Block(nn.Module):
-    """x (B, inputs, H, W) -> (B, outputs, H, W): x plus two convolutions of it, which are zero at first.
-
-    emb (B, E), of the timestep and the label, scales and shifts between them (Dhariwal & Nichol 2021, section 3).
-    """
-
-    def __init__(self, inputs: int, outputs: int, emb: int):
-        super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(GROUPS, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.scale_shift = nn.Linear(emb, 2 * outputs)
-        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, outputs), zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
-
-    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        """(B, outputs, H, W)."""
-        scale, shift = self.scale_shift(emb)[..., None, None].chunk(2, dim=1)
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-        return self.skip(x) + h
-
-
-class Attention(nn.Module):
-    """x (B, C, H, W) plus self-attention over the positions (Vaswani et al. 2017), which is zero at first."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm, self.query_key_value = nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zero_init(nn.Conv2d(channels, channels, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W)."""
-        split = self.query_key_value(self.norm(x)).unflatten(1, (3, HEADS, -1)).flatten(4)
-        query, key, value = split.transpose(-1, -2).unbind(1)  # each (B, HEADS, H W, C/HEADS)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return x + self.out(attended.transpose(-1, -2).reshape(x.shape))
-
-
-def timestep_embedding(t: torch.Tensor, dims: int) -> torch.Tensor:
-    """Timesteps (B,) as sines and cosines of `dims` / 2 frequencies, low to high: (B, dims)."""
-    frequencies = torch.logspace(0, 3, dims // 2).to(t.device)  # radians from timestep 0 to T; MPS has no logspace
-    angles = t[:, None] / TIMESTEPS * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def zero_init(layer: nn.Conv2d) -> nn.Conv2d:
-    """The same layer, with weights and bias 0 at first: what it is added to passes through unchanged."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -36,8 +36,8 @@ def make_parser(description: str, defaults: dict | None = None) -> argparse.Argu
     """A parser whose --help ends with the defaults that depend on --model, {model: {flag: value}}."""
     lines = ["defaults that depend on --model:"] if defaults else []
     for model, values in (defaults or {}).items():
-        flags = (f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None)
-        lines.append(f"  {model}: {', '.join(flags)}")
+        given = {name.replace("_", "-"): str(value).strip("[]") for name, value in values.items() if value is not None}
+        lines.append(f"  {model}: {', '.join(f'--{name} {value}' for name, value in given.items())}")
     return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, epilog="\n".join(lines))
 
 

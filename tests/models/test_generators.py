@@ -2,20 +2,28 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, mse_loss, softplus
+from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, softplus
 
 from evaluation.sampling import noise_and_labels
 from generators.classifier import Classifier
-from generators.diffusion import TIMESTEPS, Diffusion, schedule, timestep_embedding
+from generators.diffusion import Diffusion, double, halve, schedule
 from generators.gan import FD_SIGMA, GAN, PENALTY, augment, energy_distance
+from generators.unet import TIMESTEPS, timestep_embedding
 
 
 @pytest.fixture
 def ddpm():
     return Diffusion(class_prior=[0.5, 0.5, 0.0], img_height=8, img_width=12, width=8)
+
+
+@pytest.fixture
+def cascade():
+    """48x96 pixels: from 12x24, in three stages."""
+    return Diffusion(class_prior=[0.5, 0.5, 0.0], img_height=48, img_width=96, width=8)
 
 
 @pytest.fixture
@@ -27,19 +35,22 @@ def gan():
 
 
 def teach(ddpm, means, std):
-    """Let the U-Net answer with the best v for images of values from N(mean of the label, std^2), in closed form."""
+    """Let the networks answer with the best v for images of independent values from N(mean of the label, std^2), in
+    closed form."""
 
-    def forward(x, t, labels):
-        mean, (alpha, sigma) = torch.tensor(means)[labels][:, None, None, None], schedule(t)
+    def forward(channels, scale, x, t, labels):
+        x, mean, (alpha, sigma) = x[:, :channels], torch.tensor(means)[labels][:, None, None, None], schedule(t)
+        mean = scale * mean
         x0 = mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
         return alpha * (x - alpha * x0) / sigma - sigma * x0
 
-    ddpm.unet.forward = forward
+    for level, stage in enumerate(ddpm.stages):  # a pixel of the coarsest image is 2^n times the mean of its pixels
+        stage.network.forward = partial(forward, stage.channels, 0 if level else 2 ** (len(ddpm.stages) - 1))
 
 
 def sample(ddpm, label, count=200, **options):
     """Samples of one label, with values from -1 to 1."""
-    return 2 * ddpm.sample(torch.randn(count, 3, 8, 12), torch.full((count,), label), **options) - 1
+    return 2 * ddpm.sample(torch.randn(count, *ddpm.image_shape), torch.full((count,), label), **options) - 1
 
 
 def test_labels_are_sampled_from_a_class_prior_that_is_a_distribution(ddpm):
@@ -58,11 +69,39 @@ def test_the_schedule_is_the_cosine_of_nichol_and_dhariwal():
         torch.testing.assert_close(part.flatten().double(), expected, atol=1e-6, rtol=0)
 
 
+def test_halving_is_an_orthonormal_transform_and_doubling_its_inverse():
+    images = torch.rand(5, 3, 8, 12)
+    coarse, differences = halve(images)
+    torch.testing.assert_close(coarse, 2 * avg_pool2d(images, 2))
+    torch.testing.assert_close(differences[:, :3], (images[..., 0::2] - images[..., 1::2]).unfold(2, 2, 2).sum(-1) / 2)
+    torch.testing.assert_close(double(coarse, differences), images)
+    numbers = torch.cat([coarse, differences], dim=1)
+    torch.testing.assert_close(numbers.square().sum(dim=(1, 2, 3)), images.square().sum(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("size", "coarsest", "stages"),
+    [
+        ((20, 24), (20, 24), 1),
+        ((24, 24), (12, 12), 2),
+        ((36, 44), (18, 22), 2),
+        ((48, 48), (12, 12), 3),
+        ((64, 64), (16, 16), 3),
+    ],
+)
+def test_images_are_halved_while_they_are_large_enough_and_even(size, coarsest, stages):
+    with torch.device("meta"):
+        model = Diffusion([1.0], *size)
+    assert (model.coarsest, len(model.stages)) == (coarsest, stages)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "cascade"])
 @pytest.mark.parametrize(("steps", "precision"), [(25, 0.01), (100, 0.003)])
-def test_the_sampler_samples_the_distribution_that_the_network_knows(ddpm, steps, precision):
+def test_the_sampler_samples_the_distribution_that_the_networks_know(name, steps, precision, request):
+    ddpm = request.getfixturevalue(name)
     teach(ddpm, [0.2, -0.2, 0.0, 0.0], std=0.25)
     for label, mean in ((0, 0.2), (1, -0.2)):
-        pixels = sample(ddpm, label, steps=steps)
+        pixels = sample(ddpm, label, count=20_000 // math.prod(ddpm.image_shape[1:]), steps=steps)
         assert abs(pixels.mean() - mean) < 0.004
         assert abs(pixels.std() - 0.25) < precision
 
@@ -83,6 +122,44 @@ def test_the_sampler_is_of_second_order(ddpm):
     assert errors[1] < errors[0] / 3
 
 
+def test_a_stage_standardises_what_it_draws_and_what_it_is_given(cascade):
+    """What the networks know is of standard deviation 1, and of the images' own in the samples."""
+    images = 0.5 + 0.05 * torch.randn(200, 3, 48, 96)
+    cascade.standardise(images)
+    teach(cascade, [0.0, 0.0], std=1.0)
+    assert abs(sample(cascade, 0, count=20).std() - 0.1) < 0.005
+    seen = []
+    for stage in cascade.stages:
+        stage.network.forward = lambda x, t, labels: seen.append(x) or x[:, : 9 if x.shape[1] > 3 else 3]
+    cascade.eval()(images, torch.zeros(200, dtype=torch.long))
+    assert [x.shape[1:] for x in seen] == [(3, 12, 24), (12, 12, 24), (12, 24, 48)]
+    for x in seen:
+        assert abs(x.std(dim=(0, 2, 3)) - 1).max() < 0.05
+
+
+def test_in_training_every_stage_sees_as_much_as_the_coarsest_image_has(cascade):
+    outputs = cascade(torch.rand(4, 3, 48, 96), torch.zeros(4, dtype=torch.long))
+    assert [v.shape for _, v in outputs] == [(4, 3, 12, 24), (4, 9, 12, 24), (4, 9, 12, 24)]
+    places = torch.arange(24 * 48).view(1, 24, 48)
+    windows = torch.cat([places[cascade.choose_window((24, 48))] for _ in range(300)])
+    assert windows.shape == (300, 12, 24)
+    assert set((windows[:, 0, 0] // 48).tolist()) == set(range(13))
+    assert set((windows[:, 0, 0] % 48).tolist()) == set(range(25))
+
+
+def test_the_image_grows_from_stage_to_stage(cascade):
+    teach(cascade, [0.2, 0.0], std=0.25)
+    noise, labels = torch.randn(2, 3, 48, 96), torch.zeros(2, dtype=torch.long)
+    predictions = [image for _, image in cascade.denoise(noise, labels, steps=5)]
+    assert len(predictions) == 15
+    for step, square in ((4, 4), (9, 2), (14, 1)):  # pixels a side that are alike so far
+        torch.testing.assert_close(
+            predictions[step],
+            predictions[step][..., ::square, ::square].repeat_interleave(square, 2).repeat_interleave(square, 3),
+        )
+        torch.testing.assert_close(avg_pool2d(predictions[-1], square), avg_pool2d(predictions[step], square))
+
+
 def test_denoising_ends_with_the_sample(ddpm):
     teach(ddpm, [0.2, 0.0], std=0.25)
     noise, labels = torch.randn(4, 3, 8, 12), torch.zeros(4, dtype=torch.long)
@@ -95,9 +172,9 @@ def test_denoising_ends_with_the_sample(ddpm):
 
 
 def test_v_gives_back_image_and_noise_at_evenly_spaced_timesteps(ddpm):
-    ddpm.unet.forward = lambda *inputs: inputs
+    ddpm.stages[0].network.forward = lambda *inputs: inputs
     images, labels = torch.rand(1000, 3, 8, 12), torch.randint(3, (1000,))
-    (x, t, given), v = ddpm(images, labels)
+    [((x, t, given), v)] = ddpm(images, labels)
     alpha, sigma = schedule(t)
     torch.testing.assert_close(alpha * x - sigma * v, 2 * images - 1, atol=1e-5, rtol=0)
     noise = sigma * x + alpha * v
@@ -107,28 +184,30 @@ def test_v_gives_back_image_and_noise_at_evenly_spaced_timesteps(ddpm):
     assert 50 < (given != labels).sum() < 150  # a tenth
 
 
-def test_an_untrained_network_predicts_zero_and_every_weight_learns(ddpm):
-    images, labels = torch.rand(16, 3, 8, 12), torch.randint(3, (16,))
-    prediction, v = ddpm(images, labels)
-    assert torch.equal(prediction, torch.zeros_like(images))
-    assert v.shape == images.shape
-    assert ddpm.measure((prediction, v), images)[1] == {"loss": mse_loss(prediction, v).item()}
-    optimizer = torch.optim.Adam(ddpm.parameters(), 1e-2)
-    before = {name: weight.clone() for name, weight in ddpm.named_parameters()}
+def test_untrained_networks_predict_zero_and_every_weight_learns(cascade):
+    images, labels = torch.rand(16, 3, 48, 96), torch.randint(3, (16,))
+    outputs = cascade(images, labels)
+    for prediction, v in outputs:
+        assert torch.equal(prediction, torch.zeros_like(v))
+    losses = [mse_loss(prediction, v).item() for prediction, v in outputs]
+    assert cascade.measure(outputs, images)[1] == {"loss": pytest.approx(sum(losses) / 3)}
+    optimizer = torch.optim.Adam(cascade.parameters(), 1e-2)
+    before = {name: weight.clone() for name, weight in cascade.named_parameters()}
     for _ in range(4):  # what starts at zero holds back the gradients of what is before it
         optimizer.zero_grad()
-        ddpm.measure(ddpm(images, labels), images)[0].backward()
+        cascade.measure(cascade(images, labels), images)[0].backward()
         optimizer.step()
-    assert [name for name, weight in ddpm.named_parameters() if torch.equal(weight, before[name])] == []
+    assert [name for name, weight in cascade.named_parameters() if torch.equal(weight, before[name])] == []
 
 
 def test_timestep_and_label_matter(ddpm):
     for weight in ddpm.parameters():
         torch.nn.init.normal_(weight, std=0.1)
     x, t, label = torch.randn(1, 3, 8, 12), torch.tensor([100]), torch.tensor([0])
-    v = ddpm.unet(x, t, label)
-    assert not torch.allclose(v, ddpm.unet(x, t + 500, label))
-    assert not torch.allclose(v, ddpm.unet(x, t, label + 1))
+    unet = ddpm.stages[0].network
+    v = unet(x, t, label)
+    assert not torch.allclose(v, unet(x, t + 500, label))
+    assert not torch.allclose(v, unet(x, t, label + 1))
     embeddings = timestep_embedding(torch.arange(1, TIMESTEPS + 1), 56)
     assert torch.pdist(embeddings).min() > 0.01  # all timesteps differ
 

@@ -79,7 +79,7 @@ def test_the_diffusion_model_samples_the_species_it_is_told(root, generate, monk
     model, checkpoint = load_model("DDPM", root)
     assert sum(model.class_prior) == pytest.approx(1)
     asked = []
-    monkeypatch.setattr(model.unet, "forward", lambda x, t, labels: asked.append(labels) or 0 * x)
+    monkeypatch.setattr(model.stages[0].network, "forward", lambda x, t, labels: asked.append(labels) or 0 * x)
     monkeypatch.setattr(random_generation, "load_model", lambda *_: (model, checkpoint))
     for guidance, labels in ((1, [1]), (3, [1, 3])):  # 3 is the null label
         asked.clear()
@@ -225,7 +225,8 @@ def test_another_model_or_the_last_state_is_refused(kind, trained_flowers, root)
 
 
 @pytest.mark.parametrize(
-    ("name", "weight"), [("AE", "encoder.0.weight"), ("GAN", "generator.0.weight"), ("DDPM", "unet.conv_in.weight")]
+    ("name", "weight"),
+    [("AE", "encoder.0.weight"), ("GAN", "generator.0.weight"), ("DDPM", "stages.0.network.conv_in.weight")],
 )
 def test_weights_that_make_what_is_not_finite_are_an_error(name, weight, root, generate, tiny_flowers):
     checkpoint = best_checkpoint(root, name)
