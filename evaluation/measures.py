@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.stats import chi2_contingency, hypergeom, nhypergeom
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
 SIZES, FILTERS, PATCHES = (3, 5, 7), 64, 100_000  # of patches: pixels a side, how many of each, and to whiten them by
@@ -68,6 +69,7 @@ def _filters(photographs, size, generator):
     return weight.unflatten(1, (3, size, size)), -weight @ mean
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # its products are small: threads would wait for each other
 def two_sample_accuracy(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     """(balanced accuracy, its binomial error) with which samples x (M, D) are told from photographs y (N, D).
 
