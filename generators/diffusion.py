@@ -1,15 +1,15 @@
-"""The diffusion model of the flowers: it draws a small image, then the details that make it twice as large, and again.
+"""The diffusion model of the flowers: a cascade that samples a small image, then the details that double its size.
 
     model = Diffusion(class_prior=[0.3, 0.3, 0.4])
     loss, log = model.measure(model(images, labels), images)    # of (B, 3, 48, 48) and (B,)
     images = model.sample(noise, labels)    # (B, 3, 48, 48) and (B,) -> (B, 3, 48, 48) in [0, 1]
 
-Two by two pixels have a mean and three differences (Haar 1910). The means are an image of half the size. So an image of
-48x48 is one of 12x12, the differences that make 24x24 of it, and those that make 48x48: as many numbers as pixels. Each
-of the three has a diffusion model of its own, which is given the image so far (Guth et al. 2022). Differences depend on
-what is near them, and are small: noise hides them at most timesteps, unless they are standardised.
+Haar's wavelet transform makes of 2x2 pixels their mean and three details. The means are an image of half the size. An
+image of 48x48 is one of 12x12, the details that make 24x24 of it, and those that make 48x48: as many numbers as pixels.
+Each of the three has a diffusion model of its own, conditional on the image so far (Guth et al. 2022). Details depend
+on what is near them, and are small: noise hides them at most timesteps, unless they are standardised.
 
-What a stage draws, x0, is diffused over T = 1000 timesteps (Ho et al. 2020, equation 4):
+What a stage samples, x0, is diffused over T = 1000 timesteps (Ho et al. 2020, equation 4):
 
     x_t = alpha_t x0 + sigma_t e,  e from N(0, I),  alpha_t = cos(pi/2 * (t/T + 0.008) / 1.008),  alpha^2 + sigma^2 = 1
 
@@ -31,8 +31,8 @@ from Autoencoder import quarter
 from generators.unet import TIMESTEPS, LocalNet, UNet
 
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
-KNOWN_NOISE = 0.05  # added in training to what is known, which is no photograph when sampling (Ho et al. 2022)
-SMALLEST = 12  # pixels a side of the coarsest image, or a little more
+CONDITIONING_NOISE = 0.05  # added in training: when sampling the condition is no photograph (Ho et al. 2022)
+MIN_SIZE = 12  # pixels a side: no image is halved below it
 
 
 class Diffusion(nn.Module):
@@ -52,7 +52,7 @@ class Diffusion(nn.Module):
             raise ValueError(f"expected the probabilities of the classes, found {class_prior}")
         self.image_shape, self.class_prior, classes = (3, img_height, img_width), class_prior, len(class_prior)
         self.stages = nn.ModuleList([Stage(3, 0, classes, width)])
-        while min(img_height, img_width) >= 2 * SMALLEST and img_height % 4 == img_width % 4 == 0:
+        while min(img_height, img_width) >= 2 * MIN_SIZE and img_height % 4 == img_width % 4 == 0:
             img_height, img_width = img_height // 2, img_width // 2
             self.stages.append(Stage(9, 3, classes, width))
         self.coarsest = img_height, img_width
@@ -66,13 +66,13 @@ class Diffusion(nn.Module):
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v) of each stage.
 
-        In training a stage sees a random window as large as the coarsest image: differences need no more.
+        In training a stage sees a random window as large as the coarsest image: details need no more.
         """
         dropped = torch.rand(len(labels), device=labels.device) < LABEL_DROPOUT
         labels, pairs = torch.where(dropped, len(self.class_prior), labels), []
-        for stage, (x0, known) in zip(self.stages, self.decompose(2 * images - 1), strict=True):
+        for stage, (x0, condition) in zip(self.stages, self.decompose(2 * images - 1), strict=True):
             window = self.choose_window(x0.shape[2:]) if self.training else ...
-            pairs.append(stage(x0[window], known[window], labels))
+            pairs.append(stage(x0[window], condition[window], labels))
         return pairs
 
     def choose_window(self, size: torch.Size) -> tuple:
@@ -87,11 +87,11 @@ class Diffusion(nn.Module):
         return loss, {"loss": loss.item()}
 
     def decompose(self, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Images (B, 3, H, W) -> what each stage draws, and what is known before it: nothing (B, 0, h, w) before the
-        coarsest image (B, 3, h, w); the image of half the size before differences (B, 9, H/2, W/2)."""
+        """Images (B, 3, H, W) -> what each stage samples, and its condition: none (B, 0, h, w) for the coarsest image
+        (B, 3, h, w); the image of half the size for details (B, 9, H/2, W/2)."""
         pairs = []
         for _ in self.stages[1:]:
-            x, details = halve(x)
+            x, details = haar(x)
             pairs.insert(0, (details, x))
         return [(x, x[:, :0]), *pairs]
 
@@ -106,48 +106,48 @@ class Diffusion(nn.Module):
         """What `sample` does, step by step: yields (x_t, the prediction of x0), as images (B, 3, H, W).
 
         Each stage takes so many steps. Noise and label alone determine the image: the noise of a stage is that of its
-        pixels or differences, which is from N(0, I) as well.
+        pixels or details, which is from N(0, I) as well.
         """
         image = None
         for stage, (z, _) in zip(self.stages, self.decompose(noise), strict=True):
-            known = z[:, :0] if image is None else image
-            for pair in stage.denoise(z, known, labels, steps, guidance):
-                state, drawn = (part if image is None else double(image, part) for part in pair)
-                yield self.enlarge(state) / 2 + 0.5, (self.enlarge(drawn) / 2 + 0.5).clamp(0, 1)
-            image = drawn
+            condition = z[:, :0] if image is None else image
+            for pair in stage.denoise(z, condition, labels, steps, guidance):
+                state, x0 = (part if image is None else inverse_haar(image, part) for part in pair)
+                yield self.upsample(state) / 2 + 0.5, (self.upsample(x0) / 2 + 0.5).clamp(0, 1)
+            image = x0
 
-    def enlarge(self, x: torch.Tensor) -> torch.Tensor:
-        """A coarse image in full size: all differences that are not drawn yet are 0."""
+    def upsample(self, x: torch.Tensor) -> torch.Tensor:
+        """A coarse image in full size: all details that are not sampled yet are 0."""
         while x.shape[2] < self.image_shape[1]:
-            x = double(x, x.new_zeros(len(x), 9, *x.shape[2:]))
+            x = inverse_haar(x, x.new_zeros(len(x), 9, *x.shape[2:]))
         return x
 
 
 class Stage(nn.Module):
-    """The diffusion model of x0 (B, C, H, W), the coarsest image or the differences, given `known` (B, K, H, W)."""
+    """The diffusion model of x0 (B, C, H, W), the coarsest image or details, given a condition (B, K, H, W)."""
 
-    def __init__(self, channels: int, known: int, classes: int, width: int):
+    def __init__(self, channels: int, condition: int, classes: int, width: int):
         super().__init__()
         self.channels = channels
-        self.register_buffer("std", torch.ones(channels + known, 1, 1))
+        self.register_buffer("std", torch.ones(channels + condition, 1, 1))
         self.null_label = classes
-        self.network = (LocalNet if known else UNet)(channels + known, channels, classes, width)
+        self.network = (LocalNet if condition else UNet)(channels + condition, channels, classes, width)
 
-    def forward(self, x0: torch.Tensor, known: torch.Tensor, labels: torch.Tensor):
+    def forward(self, x0: torch.Tensor, condition: torch.Tensor, labels: torch.Tensor):
         """(the prediction of v, v), each (B, C, H, W), at random timesteps.
 
         The timesteps are evenly spaced over the batch, from a random one on (Kingma et al. 2021, appendix I.1).
         """
-        both = torch.cat([x0, known], dim=1) / self.std
-        x0, known, count, device = both[:, : self.channels], both[:, self.channels :], len(x0), x0.device
+        both = torch.cat([x0, condition], dim=1) / self.std
+        x0, condition, count, device = both[:, : self.channels], both[:, self.channels :], len(x0), x0.device
         spacing = torch.arange(count, device=device) * TIMESTEPS // count
         t = (torch.randint(TIMESTEPS, (1,), device=device) + spacing) % TIMESTEPS + 1
         alpha, sigma = schedule(t)
-        noise, known = torch.randn_like(x0), known + KNOWN_NOISE * torch.randn_like(known)
-        noisy = torch.cat([alpha * x0 + sigma * noise, known], dim=1)
+        noise, condition = torch.randn_like(x0), condition + CONDITIONING_NOISE * torch.randn_like(condition)
+        noisy = torch.cat([alpha * x0 + sigma * noise, condition], dim=1)
         return self.network(noisy, t, labels), alpha * noise - sigma * x0
 
-    def denoise(self, x, known, labels, steps: int, guidance: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def denoise(self, x, condition, labels, steps: int, guidance: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """From noise x (B, C, H, W) to x0: yields (x_t, the prediction of x0) of each step.
 
         Each predicts x0, and from it and the prediction before it x at an earlier timestep (DPM-Solver++(2M), Lu et al.
@@ -155,12 +155,12 @@ class Stage(nn.Module):
         away from the unconditional prediction (classifier-free guidance, Ho & Salimans 2022, where it is 1 + w): truer
         to the class, and less varied.
         """
-        std, known = self.std[: self.channels], known / self.std[self.channels :]
+        std, condition = self.std[: self.channels], condition / self.std[self.channels :]
         timesteps = torch.linspace(TIMESTEPS, 0, steps + 1, device=x.device).round().long()
         alphas, sigmas = schedule(timesteps)
         log_snrs, previous = (alphas.clamp(min=1e-6) / sigmas).log(), None
         for step, t in enumerate(timesteps[:-1].expand(len(x), -1).T):
-            v = self.predict(torch.cat([x, known], dim=1), t, labels, guidance)
+            v = self.predict(torch.cat([x, condition], dim=1), t, labels, guidance)
             x0 = alphas[step] * x - sigmas[step] * v
             yield x * std, x0 * std
             h, direction = log_snrs[step + 1] - log_snrs[step], x0
@@ -178,21 +178,21 @@ class Stage(nn.Module):
         return unconditional + guidance * (v - unconditional)
 
 
-def halve(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (B, 3, H, W) -> twice the mean of each 2x2 pixels (B, 3, H/2, W/2), and the differences (B, 9, H/2, W/2) from
-    left to right, from top to bottom and across. Noise from N(0, I) stays so: the transform is orthonormal."""
+def haar(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (B, 3, H, W) -> twice the mean of each 2x2 pixels (B, 3, H/2, W/2), and the details (B, 9, H/2, W/2):
+    horizontal, vertical and diagonal (Haar 1910). Noise from N(0, I) stays so: the transform is orthonormal."""
     a, b, c, d = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).unbind(2)
     return (a + b + c + d) / 2, torch.cat([a - b + c - d, a + b - c - d, a - b - c + d], dim=1) / 2
 
 
-def double(x: torch.Tensor, differences: torch.Tensor) -> torch.Tensor:
-    """The inverse of `halve`."""
-    right, down, across = differences.chunk(3, dim=1)
+def inverse_haar(x: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
+    """The inverse of `haar`."""
+    horizontal, vertical, diagonal = details.chunk(3, dim=1)
     corners = [
-        x + right + down + across,
-        x - right + down - across,
-        x + right - down - across,
-        x - right - down + across,
+        x + horizontal + vertical + diagonal,
+        x - horizontal + vertical - diagonal,
+        x + horizontal - vertical - diagonal,
+        x - horizontal - vertical + diagonal,
     ]
     return F.pixel_shuffle(torch.stack(corners, dim=2).flatten(1, 2) / 2, 2)
 

@@ -78,14 +78,13 @@ class Embedding(nn.Module):
 
     def __init__(self, classes: int, width: int):
         super().__init__()
-        self.frequencies, emb = width // 2, 4 * width
+        self.width, emb = width, 4 * width
         self.timestep_mlp = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.label_embedding = nn.Embedding(classes + 1, emb)
 
     def forward(self, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, 4 width)."""
-        waves = timestep_embedding(t, 2 * self.frequencies)
-        return F.silu(self.timestep_mlp(waves) + self.label_embedding(labels))
+        return F.silu(self.timestep_mlp(timestep_embedding(t, self.width)) + self.label_embedding(labels))
 
 
 def last_layer(width: int, outputs: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, softplus
 
 from evaluation.sampling import noise_and_labels
 from generators.classifier import Classifier
-from generators.diffusion import Diffusion, double, halve, schedule
+from generators.diffusion import Diffusion, haar, inverse_haar, schedule
 from generators.gan import FD_SIGMA, GAN, PENALTY, augment, energy_distance
 from generators.unet import TIMESTEPS, timestep_embedding
 
@@ -69,13 +69,13 @@ def test_the_schedule_is_the_cosine_of_nichol_and_dhariwal():
         torch.testing.assert_close(part.flatten().double(), expected, atol=1e-6, rtol=0)
 
 
-def test_halving_is_an_orthonormal_transform_and_doubling_its_inverse():
+def test_the_haar_transform_is_orthonormal_and_has_an_inverse():
     images = torch.rand(5, 3, 8, 12)
-    coarse, differences = halve(images)
+    coarse, details = haar(images)
     torch.testing.assert_close(coarse, 2 * avg_pool2d(images, 2))
-    torch.testing.assert_close(differences[:, :3], (images[..., 0::2] - images[..., 1::2]).unfold(2, 2, 2).sum(-1) / 2)
-    torch.testing.assert_close(double(coarse, differences), images)
-    numbers = torch.cat([coarse, differences], dim=1)
+    torch.testing.assert_close(details[:, :3], (images[..., 0::2] - images[..., 1::2]).unfold(2, 2, 2).sum(-1) / 2)
+    torch.testing.assert_close(inverse_haar(coarse, details), images)
+    numbers = torch.cat([coarse, details], dim=1)
     torch.testing.assert_close(numbers.square().sum(dim=(1, 2, 3)), images.square().sum(dim=(1, 2, 3)))
 
 
@@ -122,7 +122,7 @@ def test_the_sampler_is_of_second_order(ddpm):
     assert errors[1] < errors[0] / 3
 
 
-def test_a_stage_standardises_what_it_draws_and_what_it_is_given(cascade):
+def test_a_stage_standardises_what_it_samples_and_its_condition(cascade):
     """What the networks know is of standard deviation 1, and of the images' own in the samples."""
     images = 0.5 + 0.05 * torch.randn(200, 3, 48, 96)
     cascade.standardise(images)
