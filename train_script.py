@@ -19,8 +19,8 @@ from training.flags import LR_DECAY, LR_DECAY_EVERY
 DEFAULTS = {  # of flags, for each --model
     "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
-    "GAN": {"epochs": 160, "patience": 160, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
-    "DDPM": {"epochs": 130, "patience": 50, "batch_size": 32, "lr": 1e-3, "encoding_dim": None, "image_size": [48]},
+    "GAN": {"epochs": 290, "patience": 290, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
+    "DDPM": {"epochs": 160, "patience": 50, "batch_size": 32, "lr": 1e-3, "encoding_dim": None, "image_size": [48]},
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }
 OPTIMIZERS = {  # what they change of these defaults
@@ -152,7 +152,7 @@ def build_model(args, dataset):
     }
     config = {name: available[name] for name in entry.config}
     model = entry.build(**config)
-    if args.model == "DDPM":
+    if entry.roles == (SAMPLES,):
         model.standardise(dataset[:][0])
     image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
     layers = f"{image} -> {args.encoding_dim} -> {image}" if RECONSTRUCTS in entry.roles else image

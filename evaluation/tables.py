@@ -9,6 +9,7 @@ numbers.
 
 import math
 import re
+from itertools import chain
 from pathlib import Path
 
 from evaluation.evidence import read_log
@@ -56,8 +57,9 @@ def tables(root: Path) -> dict[str, list[list[str]]]:
 
 def settings(name: str, model, checkpoint: dict) -> list[str]:
     """A model's size, and the settings that it was trained with."""
-    found, weights = checkpoint["settings"], model.state_dict().values()
-    count = sum(math.prod(array.shape) for of in weights for array in (of if isinstance(of, list) else [of]))
+    found = checkpoint["settings"]
+    weights = model.parameters() if hasattr(model, "parameters") else chain(*model.state_dict().values())
+    count = sum(math.prod(array.shape) for array in weights)
     latents = 64 if name == "MLPAE" else found.get("encoding_dim", found.get("latent_size"))
     kl = found["beta"] if "kl" in TABLE[name].metrics else None
     row = [latents, len(checkpoint["history"]), found["batch_size"], found["lr"], kl, found.get("shift") or None]

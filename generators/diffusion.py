@@ -29,9 +29,10 @@ from torch.nn import functional as F
 
 from Autoencoder import quarter
 from generators.unet import TIMESTEPS, LocalNet, UNet
+from generators.wavelets import haar, inverse_haar
 
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
-CONDITIONING_NOISE = 0.05  # added in training: when sampling the condition is no photograph (Ho et al. 2022)
+CONDITIONING_NOISE = 0.02  # added in training: when sampling the condition is no photograph (Ho et al. 2022)
 MIN_SIZE = 12  # pixels a side: no image is halved below it
 
 
@@ -55,7 +56,6 @@ class Diffusion(nn.Module):
         while min(img_height, img_width) >= 2 * MIN_SIZE and img_height % 4 == img_width % 4 == 0:
             img_height, img_width = img_height // 2, img_width // 2
             self.stages.append(Stage(9, 3, classes, width))
-        self.coarsest = img_height, img_width
 
     @torch.no_grad()
     def standardise(self, images: torch.Tensor) -> None:
@@ -64,21 +64,10 @@ class Diffusion(nn.Module):
             stage.std = torch.cat(pair, dim=1).std(dim=(0, 2, 3))[:, None, None].clamp(min=1e-3)
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v) of each stage.
-
-        In training a stage sees a random window as large as the coarsest image: details need no more.
-        """
+        """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v) of each stage."""
         dropped = torch.rand(len(labels), device=labels.device) < LABEL_DROPOUT
-        labels, pairs = torch.where(dropped, len(self.class_prior), labels), []
-        for stage, (x0, condition) in zip(self.stages, self.decompose(2 * images - 1), strict=True):
-            window = self.choose_window(x0.shape[2:]) if self.training else ...
-            pairs.append(stage(x0[window], condition[window], labels))
-        return pairs
-
-    def choose_window(self, size: torch.Size) -> tuple:
-        """An index of a random part of images (..., H, W) that is as large as the coarsest image."""
-        starts = [torch.randint(whole - part + 1, ()).item() for whole, part in zip(size, self.coarsest, strict=True)]
-        return ..., *(slice(start, start + part) for start, part in zip(starts, self.coarsest, strict=True))
+        labels, parts = torch.where(dropped, len(self.class_prior), labels), self.decompose(2 * images - 1)
+        return [stage(*pair, labels) for stage, pair in zip(self.stages, parts, strict=True)]
 
     @staticmethod
     def measure(outputs, images) -> tuple[torch.Tensor, dict]:
@@ -176,25 +165,6 @@ class Stage(nn.Module):
             return v
         unconditional = self.network(x, t, torch.full_like(labels, self.null_label))
         return unconditional + guidance * (v - unconditional)
-
-
-def haar(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x (B, 3, H, W) -> twice the mean of each 2x2 pixels (B, 3, H/2, W/2), and the details (B, 9, H/2, W/2):
-    horizontal, vertical and diagonal (Haar 1910). Noise from N(0, I) stays so: the transform is orthonormal."""
-    a, b, c, d = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4)).unbind(2)
-    return (a + b + c + d) / 2, torch.cat([a - b + c - d, a + b - c - d, a - b - c + d], dim=1) / 2
-
-
-def inverse_haar(x: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
-    """The inverse of `haar`."""
-    horizontal, vertical, diagonal = details.chunk(3, dim=1)
-    corners = [
-        x + horizontal + vertical + diagonal,
-        x - horizontal + vertical - diagonal,
-        x + horizontal - vertical - diagonal,
-        x - horizontal - vertical + diagonal,
-    ]
-    return F.pixel_shuffle(torch.stack(corners, dim=2).flatten(1, 2) / 2, 2)
 
 
 def schedule(t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

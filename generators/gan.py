@@ -8,7 +8,8 @@ R3GAN (Huang et al. 2024) on a small scale. The critic gives photographs x and g
 losses are of pairs, softplus(critic(y) - critic(x)) and the reverse (a relativistic GAN). Zero-centred gradient
 penalties at x and at y (R1 and R2, Mescheder et al. 2018) keep the two from oscillating and the generator from dropping
 species; the squared gradient is estimated by finite differences, instead of differentiating twice (Lin et al. 2025).
-What the critic sees is augmented at random, or it would learn 2,000 photographs by heart (Zhao et al. 2020).
+What the critic sees is augmented at random, or it would learn 2,000 photographs by heart (Zhao et al. 2020), and its
+details are standardised: a penalised critic cannot tell what differs by little, and fine details are small.
 """
 
 import torch
@@ -16,9 +17,10 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from Autoencoder import quarter
+from generators.wavelets import Standardise
 
-PENALTY = 1.0  # gamma, the weight of R1 and R2
-FD_SIGMA = 0.05  # standard deviation of the noise of the finite differences; pixels go from -1 to 1
+PENALTY = 0.3  # gamma, the weight of R1 and R2
+FD_SIGMA = 0.1  # standard deviation of the noise of the finite differences; what the critic sees has about 1
 PATCH = 2  # pixels a side that the generator's last layer makes, and the critic's first one sees, as one
 
 
@@ -35,6 +37,11 @@ class GAN(nn.Module):
         super().__init__()
         self.encoding_dim, size = encoding_dim, quarter(img_height, img_width)
         self.generator, self.critic = build_generator(encoding_dim, *size, width), build_critic(*size, width)
+        self.standardised = Standardise(img_height, img_width)
+
+    def standardise(self, images: torch.Tensor) -> None:
+        """From now on the critic sees details over their standard deviations in these images (N, 3, H, W) in [0, 1]."""
+        self.standardised.fit(2 * images - 1)
 
     def forward(self, photographs: torch.Tensor) -> dict:
         """Photographs (B, 3, H, W) -> as many generated images and the critic's logits (B,): of both as its own loss
@@ -43,14 +50,18 @@ class GAN(nn.Module):
         latents = torch.randn(len(photographs), self.encoding_dim, device=photographs.device)
         images = self.generator(latents).float()
         with torch.autocast(photographs.device.type, enabled=False):  # bfloat16 is too coarse for differences of logits
-            seen = torch.cat([augment(2 * photographs - 1), augment(2 * images.detach() - 1)])
+            seen = torch.cat([self.show(photographs), self.show(images.detach())])
             perturbed = seen + FD_SIGMA * torch.randn_like(seen)
             logits = self.critic(torch.cat([seen, perturbed])).squeeze(1).chunk(4)
             self.critic.requires_grad_(False)  # the generator's loss is not to train it
-            generator_logits = self.critic(augment(2 * images - 1)).squeeze(1)
+            generator_logits = self.critic(self.show(images)).squeeze(1)
             self.critic.requires_grad_(True)
         names = ("real_logits", "fake_logits", "perturbed_real", "perturbed_fake")
         return {"images": images, "generator_logits": generator_logits, **dict(zip(names, logits, strict=True))}
+
+    def show(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> what the critic sees of them, of the same shape."""
+        return self.standardised(augment(2 * images - 1))
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
@@ -92,7 +103,7 @@ def build_generator(encoding_dim: int, height: int, width: int, channels: int) -
 
 
 def build_critic(height: int, width: int, channels: int) -> nn.Sequential:
-    """Images (B, 3, 4 height, 4 width) from -1 to 1 -> logits (B, 1). No normalisation: its gradient is penalised."""
+    """What `show` returns (B, 3, 4 height, 4 width) -> logits (B, 1). No normalisation: its gradient is penalised."""
     wide, narrow = 4 * channels, 2 * channels
     return nn.Sequential(
         nn.PixelUnshuffle(PATCH),
@@ -126,31 +137,27 @@ class Residual(nn.Module):
 
 def augment(images: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W) from -1 to 1, each augmented at random, differentiably (Zhao et al. 2020): brightness,
-    saturation and contrast; translation by up to an eighth of the size; a cutout nearly half as high and wide. Where
-    there is no image any more it is grey."""
+    saturation and contrast; translation by up to an eighth of the size, the border mirrored."""
     count, _, *size = images.shape
     device = images.device
 
     def uniform(low, high):
         return low + (high - low) * torch.rand(count, 1, 1, 1, device=device)
 
-    images = images + uniform(-0.5, 0.5)
+    images = images + uniform(-0.25, 0.25)
     grey = images.mean(dim=1, keepdim=True)
-    images = grey + uniform(0, 2) * (images - grey)
+    images = grey + uniform(0.5, 1.5) * (images - grey)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = mean + uniform(0.5, 1.5) * (images - mean)
+    images = mean + uniform(0.75, 1.25) * (images - mean)
 
-    sources, inside, outside_cutout = [], [], []
+    sources = []  # (B, H), then (B, W)
     for length in size:
-        places = torch.arange(length, device=device)
-        source = places + torch.randint(-(length // 8), length // 8 + 1, (count, 1), device=device)
-        sources.append(source.clamp(0, length - 1))  # (B, H), then (B, W)
-        inside.append((source >= 0) & (source < length))
-        outside_cutout.append((places - torch.randint(length, (count, 1), device=device)).abs() >= length // 4)
+        moved = torch.randint(-(length // 8), length // 8 + 1, (count, 1), device=device)
+        source = torch.arange(length, device=device) + moved
+        source = torch.maximum(source, -1 - source)
+        sources.append(torch.minimum(source, 2 * length - 1 - source))
     each = torch.arange(count, device=device)[:, None, None]
-    images = images[each, :, sources[0][:, :, None], sources[1][:, None, :]].permute(0, 3, 1, 2)
-    kept = outside_cutout[0][:, :, None] | outside_cutout[1][:, None, :]
-    return images * (inside[0][:, :, None] & inside[1][:, None, :] & kept)[:, None]
+    return images[each, :, sources[0][:, :, None], sources[1][:, None, :]].permute(0, 3, 1, 2)
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

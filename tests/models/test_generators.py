@@ -10,9 +10,10 @@ from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, softplus
 
 from evaluation.sampling import noise_and_labels
 from generators.classifier import Classifier
-from generators.diffusion import Diffusion, haar, inverse_haar, schedule
+from generators.diffusion import Diffusion, schedule
 from generators.gan import FD_SIGMA, GAN, PENALTY, augment, energy_distance
 from generators.unet import TIMESTEPS, timestep_embedding
+from generators.wavelets import Standardise, haar, inverse_haar
 
 
 @pytest.fixture
@@ -79,6 +80,21 @@ def test_the_haar_transform_is_orthonormal_and_has_an_inverse():
     torch.testing.assert_close(numbers.square().sum(dim=(1, 2, 3)), images.square().sum(dim=(1, 2, 3)))
 
 
+def test_details_of_every_scale_are_standardised():
+    images = torch.rand(400, 3, 12, 20)
+    images[..., ::2] *= 0.1
+    images += torch.linspace(0, 1, 20)
+    standardise = Standardise(12, 20)
+    torch.testing.assert_close(standardise(images), images)
+    standardise.fit(images)
+    coarse, fine = haar(standardise(images))
+    coarsest, middle = haar(coarse)  # 3x5, which is not halved
+    for part in (fine, middle, coarsest):
+        torch.testing.assert_close(part.std(dim=(0, 2, 3)), torch.ones(part.shape[1]), atol=1e-3, rtol=0)
+    standardise.fit(torch.zeros(1, 3, 12, 20))
+    assert standardise(images).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("size", "coarsest", "stages"),
     [
@@ -91,8 +107,8 @@ def test_the_haar_transform_is_orthonormal_and_has_an_inverse():
 )
 def test_images_are_halved_while_they_are_large_enough_and_even(size, coarsest, stages):
     with torch.device("meta"):
-        model = Diffusion([1.0], *size)
-    assert (model.coarsest, len(model.stages)) == (coarsest, stages)
+        parts = Diffusion([1.0], *size).decompose(torch.empty(1, 3, *size))
+    assert (parts[0][0].shape[2:], len(parts)) == (coarsest, stages)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "cascade"])
@@ -131,20 +147,10 @@ def test_a_stage_standardises_what_it_samples_and_its_condition(cascade):
     seen = []
     for stage in cascade.stages:
         stage.network.forward = lambda x, t, labels: seen.append(x) or x[:, : 9 if x.shape[1] > 3 else 3]
-    cascade.eval()(images, torch.zeros(200, dtype=torch.long))
+    cascade(images, torch.zeros(200, dtype=torch.long))
     assert [x.shape[1:] for x in seen] == [(3, 12, 24), (12, 12, 24), (12, 24, 48)]
     for x in seen:
         assert abs(x.std(dim=(0, 2, 3)) - 1).max() < 0.05
-
-
-def test_in_training_every_stage_sees_as_much_as_the_coarsest_image_has(cascade):
-    outputs = cascade(torch.rand(4, 3, 48, 96), torch.zeros(4, dtype=torch.long))
-    assert [v.shape for _, v in outputs] == [(4, 3, 12, 24), (4, 9, 12, 24), (4, 9, 12, 24)]
-    places = torch.arange(24 * 48).view(1, 24, 48)
-    windows = torch.cat([places[cascade.choose_window((24, 48))] for _ in range(300)])
-    assert windows.shape == (300, 12, 24)
-    assert set((windows[:, 0, 0] // 48).tolist()) == set(range(13))
-    assert set((windows[:, 0, 0] % 48).tolist()) == set(range(25))
 
 
 def test_the_image_grows_from_stage_to_stage(cascade):
@@ -232,11 +238,19 @@ def test_the_penalty_is_the_squared_gradient(gan):
     gan.critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 12, 1))
     torch.nn.init.normal_(gan.critic[1].weight)
     photographs = torch.rand(500, 3, 8, 12)
+    gan.standardise(photographs)  # the gradient is that of what the critic sees, not of pixels
     outputs = gan(photographs)
     unperturbed = {"perturbed_real": outputs["real_logits"], "perturbed_fake": outputs["fake_logits"]}
     penalty = gan.measure(outputs, photographs)[0] - gan.measure({**outputs, **unperturbed}, photographs)[0]
     squared_gradient = gan.critic[1].weight.square().sum().item()
     assert penalty.item() == pytest.approx(PENALTY / 2 * 2 * squared_gradient, rel=0.2)
+
+
+def test_the_critic_sees_standardised_details(gan):
+    photographs = 0.5 + 0.01 * torch.randn(500, 3, 8, 12)
+    gan.standardise(photographs)
+    assert 0.5 < haar(gan.show(photographs))[1].std() < 1.5  # contrast and saturation change at random
+    assert {"standardised.details_std", "standardised.coarsest_std"} <= set(gan.state_dict())
 
 
 def test_augmentation_keeps_shapes_and_gradients_and_changes_each_image_its_own_way():
@@ -245,10 +259,28 @@ def test_augmentation_keeps_shapes_and_gradients_and_changes_each_image_its_own_
     assert changed.shape == images.shape
     assert torch.pdist(changed.detach().flatten(1)).min() > 0
     changed.sum().backward()
-    assert (images.grad != 0).all()  # what is cut out still counts in the image's mean, for the contrast
-    fractions = (augment(torch.ones(500, 3, 24, 24)) == 0).float().mean(dim=(1, 2, 3))  # grey: cutout and border
-    assert fractions.min() > 0.05
-    assert 0.1 < fractions.mean() < 0.4
+    assert (images.grad != 0).all()  # what is moved out still counts in the image's mean, for the contrast
+
+
+def test_augmentation_changes_brightness_saturation_and_contrast():
+    images = torch.rand(1, 3, 24, 24).repeat(1000, 1, 1, 1) - 0.5
+    changed, grey = augment(images), images.mean(dim=1, keepdim=True)
+    assert 0.13 < changed.mean(dim=(1, 2, 3)).std() < 0.16  # uniform from -0.25 to 0.25
+    ratios = changed.mean(dim=1).std(dim=(1, 2)) / grey.std(dim=(1, 2, 3))
+    assert ratios.min() < 0.8 < 1.2 < ratios.max()
+    colours = (changed - changed.mean(dim=1, keepdim=True)).std(dim=(1, 2, 3)) / (images - grey).std(dim=(1, 2, 3))
+    assert (colours / ratios).min() < 0.6 < 1.4 < (colours / ratios).max()
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_augmentation_moves_images_by_up_to_an_eighth_and_mirrors_their_border(upright):
+    ramp = torch.arange(24.0).expand(500, 3, 24, 24)
+    lines = (augment(ramp.mT).mT if upright else augment(ramp))[:, 0, 0]  # (500, 24)
+    slopes = lines.diff(dim=1).abs() / lines.diff(dim=1).abs().amax(dim=1, keepdim=True)
+    flat = slopes < 1e-4  # a mirrored pixel stands twice
+    assert ((slopes - 1).abs() < 1e-4).sum() + flat.sum() == slopes.numel()
+    assert set(flat.sum(dim=1).tolist()) == {0, 1}
+    assert set(flat.int().argmax(dim=1)[flat.any(dim=1)].tolist()) == {0, 1, 2, 20, 21, 22}
 
 
 def test_the_energy_distance_against_brute_force():

@@ -94,6 +94,9 @@ def test_a_model_is_rebuilt_from_its_checkpoint_alone_and_has_its_loss(name, tra
     assert ("raw_state_dict" in last) == (name in ("GAN", "DDPM"))  # those whose averaged weights are saved
     raw = last.get("raw_state_dict", {})
     assert not raw or any(not torch.equal(raw[key], weight) for key, weight in last["state_dict"].items())
+    deviations = [buffer for key, buffer in model.named_buffers() if key.endswith("std")]
+    assert bool(deviations) == (name in ("GAN", "DDPM"))
+    assert all((buffer != 1).all() for buffer in deviations)  # those of the photographs
 
 
 @pytest.mark.parametrize("batch_size", [5, 16, 48])
