@@ -63,4 +63,4 @@ class Standardise(nn.Module):
 
 
 def _deviation(x):
-    return x.std(dim=(0, 2, 3), correction=0)[:, None, None].clamp(min=1e-3)
+    return x.std(dim=(0, 2, 3))[:, None, None].nan_to_num().clamp(min=1e-3)  # of a single number it is NaN
