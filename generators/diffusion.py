@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from Autoencoder import quarter
 from generators.unet import TIMESTEPS, LocalNet, UNet
-from generators.wavelets import haar, inverse_haar
+from generators.wavelets import deviation, haar, inverse_haar
 
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
 CONDITIONING_NOISE = 0.02  # added in training: when sampling the condition is no photograph (Ho et al. 2022)
@@ -61,7 +61,7 @@ class Diffusion(nn.Module):
     def standardise(self, images: torch.Tensor) -> None:
         """Divide by the standard deviations of these images (N, 3, H, W) in [0, 1] from now on, stage by stage."""
         for stage, pair in zip(self.stages, self.decompose(2 * images - 1), strict=True):
-            stage.std = torch.cat(pair, dim=1).std(dim=(0, 2, 3))[:, None, None].clamp(min=1e-3)
+            stage.std = deviation(torch.cat(pair, dim=1))
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v) of each stage."""

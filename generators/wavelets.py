@@ -51,8 +51,8 @@ class Standardise(nn.Module):
         """Standard deviations of these images (N, 3, H, W), of each colour and direction."""
         for std in self.details_std:
             images, details = haar(images)
-            std.copy_(_deviation(details))
-        self.coarsest_std.copy_(_deviation(images))
+            std.copy_(deviation(details))
+        self.coarsest_std.copy_(deviation(images))
 
     def forward(self, images: torch.Tensor, scale: int = 0) -> torch.Tensor:
         """(B, 3, H, W); scale: how often they were halved."""
@@ -62,5 +62,6 @@ class Standardise(nn.Module):
         return inverse_haar(self(images, scale + 1), details / self.details_std[scale])
 
 
-def _deviation(x):
+def deviation(x: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of each channel of x (N, C, H, W), to divide by: (C, 1, 1), not below 0.001."""
     return x.std(dim=(0, 2, 3))[:, None, None].nan_to_num().clamp(min=1e-3)  # of a single number it is NaN
