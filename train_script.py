@@ -20,7 +20,7 @@ DEFAULTS = {  # of flags, for each --model
     "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
     "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
     "GAN": {"epochs": 290, "patience": 290, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
-    "DDPM": {"epochs": 160, "patience": 50, "batch_size": 32, "lr": 1e-3, "encoding_dim": None, "image_size": [48]},
+    "DDPM": {"epochs": 190, "patience": 50, "batch_size": 32, "lr": 2e-3, "encoding_dim": None, "image_size": [48]},
     "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
 }
 OPTIMIZERS = {  # what they change of these defaults

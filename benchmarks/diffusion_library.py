@@ -37,7 +37,8 @@ def train_ours(minutes: float, device: str) -> tuple[torch.Tensor, str]:
         command = f"--model DDPM --image-size {SIZE} --data real --device {device} --output-root {root}".split()
 
         def train(epochs):
-            return common.seconds_of(lambda: train_script.main([*command, "--epochs", str(epochs)]))
+            length = ["--epochs", str(epochs), "--patience", str(epochs)]
+            return common.seconds_of(lambda: train_script.main([*command, *length]))
 
         first = train(1)
         seconds = train(2) - first  # of an epoch; the rest is the start

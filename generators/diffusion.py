@@ -32,7 +32,6 @@ from generators.unet import TIMESTEPS, LocalNet, UNet
 from generators.wavelets import deviation, haar, inverse_haar
 
 LABEL_DROPOUT = 0.1  # probability of the null label in training, for classifier-free guidance
-CONDITIONING_NOISE = 0.02  # added in training: when sampling the condition is no photograph (Ho et al. 2022)
 MIN_SIZE = 12  # pixels a side: no image is halved below it
 
 
@@ -132,7 +131,7 @@ class Stage(nn.Module):
         spacing = torch.arange(count, device=device) * TIMESTEPS // count
         t = (torch.randint(TIMESTEPS, (1,), device=device) + spacing) % TIMESTEPS + 1
         alpha, sigma = schedule(t)
-        noise, condition = torch.randn_like(x0), condition + CONDITIONING_NOISE * torch.randn_like(condition)
+        noise = torch.randn_like(x0)
         noisy = torch.cat([alpha * x0 + sigma * noise, condition], dim=1)
         return self.network(noisy, t, labels), alpha * noise - sigma * x0
 
