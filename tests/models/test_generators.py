@@ -142,12 +142,12 @@ def test_the_sampler_is_of_second_order(ddpm):
 
 @pytest.mark.parametrize("std", [0.25, 1.0, 4.0])
 def test_the_sampler_keeps_the_standard_deviation_of_fine_details_and_of_large_shapes(ddpm, std):
-    """Extrapolated in the log-SNR, 4.0 would be 5 % too small."""
+    """With even steps, extrapolated in the log-SNR, 0.25 and 4.0 would be 3 % and 5 % too small."""
     teach(ddpm, [0.0], std)
     noise, label = torch.randn(20, 3, 8, 12).double(), torch.zeros(20, dtype=torch.long)
     for _, x0 in ddpm.stages[0].denoise(noise, noise[:, :0], label, 25, 1.0):
         samples = x0
-    assert samples.std() == pytest.approx(std * noise.std(), rel=0.03)
+    assert samples.std() == pytest.approx(std * noise.std(), rel=0.015)
 
 
 def test_a_stage_standardises_what_it_samples_and_its_condition(cascade):
