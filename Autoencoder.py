@@ -1,4 +1,4 @@
-"""The convolutional autoencoder of the flowers.
+"""Flowers, part 3: the convolutional autoencoder.
 
     model = Autoencoder(encoding_dim=64)
     reconstructions = model(images)         # (B, 3, 24, 24) in [0, 1] -> the same shape and range
@@ -13,47 +13,52 @@ from torch.nn.functional import mse_loss
 AE_ENCODING_DIM = 64
 
 
+# 作业 Part 3.1 (7.5 分，Part 3 合计): Convolutional Autoencoder 的模型架构
 class Autoencoder(nn.Module):
     """Images (B, 3, img_height, img_width) in [0, 1] -> their reconstructions.
 
     Raises ValueError where the height or the width is not a multiple of 4, or where images are not of that size.
     """
 
-    name = "AE"
-    is_dist = has_label = False  # what the encoder answers with, and whether `forward` takes labels
-    last_gains = 1.0, 0.3  # of the initial weights of the encoder's and the decoder's last layer (`initialise`)
+    last_gains = (1.0, 0.3)  # of the initial weights of the encoder's and of the decoder's last layer (`initialise`)
 
     def __init__(self, encoding_dim: int = AE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__()
-        self.image_shape, self.encoding_dim = (3, img_height, img_width), encoding_dim
-        self.encoder = build_encoder(encoding_dim, img_height, img_width, self.last_gains[0])
-        self.decoder = build_decoder(encoding_dim, img_height, img_width, self.last_gains[1])
+        encoder_gain, decoder_gain = self.last_gains
+        self.image_shape = (3, img_height, img_width)
+        self.encoding_dim = encoding_dim
+        self.encoder = build_encoder(encoding_dim, img_height, img_width, encoder_gain)
+        self.decoder = build_decoder(encoding_dim, img_height, img_width, decoder_gain)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """The reconstructions of images (B, 3, H, W)."""
-        return self.reconstruct(images)
+        return self.decode(self.encode(images))
 
-    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W) through the bottleneck and back."""
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) -> latent vectors (B, encoding_dim)."""
         self.check(images)
-        return self.decoder(self.encoder(images))
-
-    def check(self, images: torch.Tensor) -> None:
-        """Refuse images of another size: the layers would take 16x12 for 12x16, and answer wrongly."""
-        if images.shape[1:] != self.image_shape:
-            raise ValueError(f"expected images (B, *{self.image_shape}), found {tuple(images.shape)}")
+        return self.encoder(images)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latent vectors (B, encoding_dim) -> images (B, 3, H, W) in [0, 1]."""
         return self.decoder(latents)
 
-    def measure(self, outputs: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        """(the loss to minimise, what the log says of it): the mean squared error of what `forward` returned."""
-        loss = mse_loss(outputs, images, reduction="sum")
-        return loss / images.numel(), {"loss": loss.item() / images.numel()}
+    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) through the bottleneck and back."""
+        return self.decode(self.encode(images))
+
+    def check(self, images: torch.Tensor) -> None:
+        """Refuse images of another size: the layers would accept 16x12 for 12x16, and answer wrongly."""
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(f"expected images (B, *{self.image_shape}), found {tuple(images.shape)}")
+
+    def loss(self, outputs: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """(the loss to minimise, the metrics for the log): the mean squared error of what `forward` returned."""
+        loss = mse_loss(outputs, images)
+        return loss, {"loss": loss.item()}
 
     def describe_layers(self) -> str:
-        """The sizes of the image, of what the ReLUs give, of the latent vector and of the reconstruction."""
+        """The sizes of the image, after each ReLU, of the latent vector and of the reconstruction."""
         x = torch.zeros(1, *self.image_shape)
         sizes = [x.shape[1:]]
         for stack in (self.encoder, self.decoder):
@@ -71,7 +76,7 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int, last_gain:
     encoder = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),
         nn.MaxPool2d(2),
-        nn.ReLU(),  # (B, 32, H/2, W/2); after the pooling it gives the same as before, for a quarter of the work
+        nn.ReLU(),  # (B, 32, H/2, W/2); after the pooling it gives the same as before it, for a quarter of the work
         nn.Conv2d(32, 64, 3, padding=1),
         nn.MaxPool2d(2),
         nn.ReLU(),  # (B, 64, H/4, W/4)
@@ -81,9 +86,8 @@ def build_encoder(encoding_dim: int, img_height: int, img_width: int, last_gain:
         nn.Linear(128 * height * width, encoding_dim),
     )
     initialise(encoder, last_gain)
-    if not encoder[0].weight.is_meta:
-        with torch.no_grad():  # subtract mid-grey, so that each unit is active for about half of the images
-            encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
+    with torch.no_grad():  # subtract mid-grey, so that each unit is active for about half of the images
+        encoder[0].bias -= 0.5 * encoder[0].weight.sum(dim=(1, 2, 3))
     return encoder
 
 
@@ -113,19 +117,21 @@ def initialise(stack: nn.Sequential, last_gain: float) -> None:
 
     Each hidden channel is paired with one of the opposite weights, and the next layer subtracts it: relu(a) - relu(-a)
     = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al. 2017). Biases are zero. The gain is √2,
-    last_gain in the last layer. What each of these is worth stands in benchmarks/README.md. On the device "meta" there
-    is nothing to do.
+    last_gain in the last layer. benchmarks/README.md shows what each of these is worth.
     """
-    if stack[0].weight.is_meta:
-        return
     layers = [layer for layer in stack if isinstance(layer, (nn.Linear, nn.Conv2d))]
     for layer in layers:
-        paired_in, paired_out = layer is not layers[0], layer is not layers[-1]
+        is_first = layer is layers[0]
+        is_last = layer is layers[-1]
         rows, columns, *kernel = layer.weight.shape
-        block = torch.empty(rows // (1 + paired_out), columns // (1 + paired_in), *kernel)
-        nn.init.orthogonal_(block, 2**0.5 if paired_out else last_gain)
-        block = torch.cat([block, -block], dim=1) if paired_in else block
-        layer.weight.copy_(torch.cat([block, -block]) if paired_out else block)
+        block_rows = rows if is_last else rows // 2
+        block_columns = columns if is_first else columns // 2
+        block = nn.init.orthogonal_(torch.empty(block_rows, block_columns, *kernel), last_gain if is_last else 2**0.5)
+        if not is_first:
+            block = torch.cat([block, -block], dim=1)
+        if not is_last:
+            block = torch.cat([block, -block], dim=0)
+        layer.weight.copy_(block)
         layer.bias.zero_()
 
 

@@ -1,4 +1,4 @@
-"""The three autoencoders of MNIST, fully connected: AE, VAE and CVAE.
+"""MNIST: the three autoencoders, fully connected: AE, VAE and CVAE.
 
     encoder = Encoder(784, 512, 20, is_dist=True, has_label=True)
     decoder = Decoder(784, 512, 20, decode_type="CVAE")
@@ -9,26 +9,26 @@
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-IMAGE_SHAPE, CLASSES = (1, 28, 28), 10
-BLOCKS = 2  # of the hidden layers, beside the first one
+IMAGE_SHAPE = (1, 28, 28)
+CLASSES = 10
+BLOCKS = 2  # residual blocks behind the first hidden layer
 LOG_SIGMA_RANGE = (-10.0, 10.0)  # so that exp neither overflows nor vanishes
 LOGIT_RANGE = (-15.0, 15.0)  # so that no pixel is certain, and no error in it costs more than 15 nats
 
 
 class Hidden(nn.Module):
-    """The hidden layers that encoder and decoder have in common: (B, in_features) -> (B, hidden_size).
+    """The hidden layers of encoder and decoder: (B, in_features) -> (B, hidden_size).
 
-    The first one, and BLOCKS that each add to what they are given (He et al. 2016, "Identity mappings in deep residual
-    networks"). has_label: a label is given beside the input: W x + V onehot(y) is [W V] times the two in one vector.
+    A Linear layer, then residual blocks h + Linear(GELU(LayerNorm(h))) (He et al. 2016, "Identity mappings in deep
+    residual networks").
     """
 
-    def __init__(self, in_features: int, hidden_size: int, has_label: bool):
+    def __init__(self, in_features: int, hidden_size: int):
         super().__init__()
         self.first = nn.Linear(in_features, hidden_size)
         self.blocks = nn.ModuleList(
@@ -36,15 +36,10 @@ class Hidden(nn.Module):
             for _ in range(BLOCKS)
         )
         self.last = nn.Sequential(nn.LayerNorm(hidden_size), nn.GELU())
-        self.label = nn.Linear(CLASSES, hidden_size, bias=False) if has_label else None
 
-    def forward(self, inputs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
-        """inputs (B, in_features), and int64 labels (B,) where it was made for them: else a ValueError."""
-        if (ys is None) != (self.label is None):
-            raise ValueError("labels are for the CVAE" if self.label is None else "the CVAE needs labels")
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, in_features) -> (B, hidden_size)."""
         hidden = self.first(inputs)
-        if ys is not None:
-            hidden = hidden + self.label(one_hot(ys, CLASSES).to(inputs.dtype))
         for block in self.blocks:
             hidden = hidden + block(hidden)
         return self.last(hidden)
@@ -53,134 +48,149 @@ class Hidden(nn.Module):
 class Encoder(nn.Module):
     """Images -> latent vectors (B, latent_size), or with is_dist (mu, sigma) of q(z|x) = N(mu, diag(sigma^2)).
 
-    kwargs: has_label=True for the CVAE's, which is given labels.
+    kwargs: has_label=True for the CVAE's encoder, which gets the labels as well. Raises TypeError for any other name.
     """
 
     def __init__(self, x_dim: int, hidden_size: int, latent_size: int, is_dist: bool = False, **kwargs) -> None:
         super().__init__()
-        self.hidden = Hidden(x_dim, hidden_size, kwargs.get("has_label", False))
+        self.is_dist = is_dist
+        self.has_label = kwargs.pop("has_label", False)
+        refuse_unknown("Encoder", kwargs, "has_label")
+        self.hidden = Hidden(x_dim + CLASSES if self.has_label else x_dim, hidden_size)
         self.mu = nn.Linear(hidden_size, latent_size)
-        self.sigma = nn.Linear(hidden_size, latent_size) if is_dist else None  # gives the logarithm of sigma
+        if is_dist:
+            self.log_sigma = nn.Linear(hidden_size, latent_size)
 
+    # 作业 5/100: Encoder.forward
     def forward(self, xs: torch.Tensor, ys: torch.Tensor | None = None):
-        """Images (B, ...) of x_dim pixels each; ys, labels (B,), are the CVAE's."""
-        hidden = self.hidden(xs.flatten(1), ys)
+        """Images (B, ...) of x_dim pixels each and, for the CVAE, labels (B,)."""
+        xs = xs.flatten(1)  # (B, x_dim)
+        hidden = self.hidden(with_label(xs, ys) if self.has_label else xs)  # (B, hidden_size)
         mu = self.mu(hidden).to(xs.dtype)  # autocast makes it bfloat16
-        if self.sigma is None:
+        if not self.is_dist:
             return mu
-        log_sigma = self.sigma(hidden).to(xs.dtype)  # bfloat16 would be too coarse for exp
-        return mu, log_sigma.clamp(*LOG_SIGMA_RANGE).exp()
+        log_sigma = self.log_sigma(hidden).to(xs.dtype)
+        sigma = log_sigma.clamp(*LOG_SIGMA_RANGE).exp()
+        return mu, sigma
 
 
 class Decoder(nn.Module):
     """Latent vectors (B, latent_size) -> pixels (B, x_dim) in [0, 1], each the mean of a Bernoulli distribution.
 
-    decode_type: "AE", "VAE" or "CVAE"; the last one needs `ys`, labels (B,), beside the latent vectors.
-    Raises NotImplementedError for any other.
+    decode_type: "AE", "VAE" or "CVAE"; raises NotImplementedError for any other, TypeError for unknown kwargs.
     """
 
     def __init__(self, x_dim: int, hidden_size: int, latent_size: int, decode_type: str = "AE", **kwargs) -> None:
         super().__init__()
-        if decode_type not in MODELS:
-            raise NotImplementedError(f'decode_type is one of {", ".join(MODELS)}, not "{decode_type}"')
-        self.hidden = Hidden(latent_size, hidden_size, MODELS[decode_type].has_label)
-        self.pixels = nn.Linear(hidden_size, x_dim)
+        refuse_unknown("Decoder", kwargs)
+        self.decode_type = decode_type
+        if decode_type == "AE":
+            self.decoder = nn.Sequential(Hidden(latent_size, hidden_size), nn.Linear(hidden_size, x_dim))
+        elif decode_type == "VAE":
+            # 作业 5/100: VAE 的 decoder (its input is a sampled z, so the layers are the AE's)
+            self.decoder = nn.Sequential(Hidden(latent_size, hidden_size), nn.Linear(hidden_size, x_dim))
+        elif decode_type == "CVAE":
+            # 作业 5/100: CVAE 的 decoder (its input is z and the label)
+            self.decoder = nn.Sequential(Hidden(latent_size + CLASSES, hidden_size), nn.Linear(hidden_size, x_dim))
+        else:
+            raise NotImplementedError(f'expected the decode_type AE, VAE or CVAE, found "{decode_type}"')
 
+    # 作业 10/100: Decoder.forward
     def forward(self, zs: torch.Tensor, **otherinputs) -> torch.Tensor:
-        """otherinputs: ys for "CVAE"; nothing else is of use here, zs is sampled already."""
-        logits = self.pixels(self.hidden(zs, otherinputs.get("ys")))
-        return torch.sigmoid(logits.to(zs.dtype).clamp(*LOGIT_RANGE))  # bfloat16 rounds all above 0.998 to 1
+        """Latent vectors (B, latent_size); otherinputs: ys, labels (B,), for "CVAE" alone. Raises TypeError for any
+        other name, and where the labels are missing."""
+        if self.decode_type == "CVAE":
+            zs = with_label(zs, otherinputs.pop("ys", None))  # (B, latent_size + CLASSES)
+        refuse_unknown(
+            f"Decoder of {self.decode_type}", otherinputs, "ys" if self.decode_type == "CVAE" else "zs alone"
+        )
+        logits = self.decoder(zs).to(zs.dtype)  # autocast makes them bfloat16, which rounds all above 0.998 to 1
+        return torch.sigmoid(logits.clamp(*LOGIT_RANGE))
 
 
 class AutoEncoder(nn.Module):
-    """Compresses and restores: xs -> reconstructions of the same shape.
-
-    Raises ValueError where the encoder or the decoder is made for another of the three models.
-    """
-
-    is_dist = has_label = False
+    """Compresses and restores: images (B, ...) -> reconstructions of the same shape."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
         super().__init__()
-        found = {"is_dist": encoder.sigma is not None, "has_label": encoder.hidden.label is not None}
-        for name, value in found.items():
-            if value != getattr(self, name):
-                raise ValueError(f"expected an encoder with {name}={not value}, found {value}")
-        if (decoder.hidden.label is not None) != self.has_label:
-            raise ValueError(f'expected a decoder {"" if self.has_label else "not "}of decode_type="CVAE"')
-        self.encoder, self.decoder = encoder, decoder
+        refuse_unknown(type(self).__name__, kwargs)
+        self.encoder = encoder
+        self.decoder = decoder
 
+    # 作业 5/100: AutoEncoder.forward
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, ...) -> their reconstructions."""
-        return self.decoder(self.encoder(x)).view_as(x)
+        z = self.encoder(x)
+        return self.decoder(z).view_as(x)
 
-    @torch.no_grad()
-    def encode(self, xs: torch.Tensor, ys: torch.Tensor | None = None, sampled: bool = False) -> torch.Tensor:
-        """Images (B, ...) -> latent vectors (B, latent_size), where there are distributions their means, or samples of
-        them; ys: the CVAE's."""
-        if not self.is_dist:
-            return self.encoder(xs, ys)
-        mu, sigma = self.encoder(xs, ys)
-        return sample(mu, sigma) if sampled else mu
+    def encode(self, xs: torch.Tensor) -> torch.Tensor:
+        """Images (B, ...) -> latent vectors (B, latent_size)."""
+        return self.encoder(xs)
 
-    @torch.no_grad()
-    def decode(self, zs: torch.Tensor, ys: torch.Tensor | None = None) -> torch.Tensor:
-        """Latent vectors (B, latent_size) -> images (B, 1, 28, 28); ys: the CVAE's."""
-        return self.decoder(zs, ys=ys).view(-1, *IMAGE_SHAPE)
+    def decode(self, zs: torch.Tensor) -> torch.Tensor:
+        """Latent vectors (B, latent_size) -> images (B, 1, 28, 28)."""
+        return self.decoder(zs).view(-1, *IMAGE_SHAPE)
 
 
 class VariationalAutoEncoder(AutoEncoder):
-    """The encoder answers with a distribution, of which the decoder gets a sample (Kingma & Welling 2014).
+    """The encoder returns a distribution, of which the decoder gets a sample (Kingma & Welling 2014)."""
 
-    kwargs: samples=K, latent vectors for each image, for the importance-weighted loss (Burda et al. 2016); who trains
-    may set `train_samples`, a function that says how many there are in training.
-    """
+    # 作业 10/100: VariationalAutoEncoder.forward
+    def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images (B, ...) -> (reconstructions, mu, sigma)."""
+        mu, sigma = self.encoder(xs)
+        zs = sample(mu, sigma)
+        return self.decoder(zs).view_as(xs), mu, sigma
 
-    is_dist = True
-    train_samples: Callable[[], int] | None = None
-
-    def __init__(self, encoder: Encoder, decoder: Decoder, **kwargs) -> None:
-        super().__init__(encoder, decoder)
-        self.samples = kwargs.get("samples", 1)
-
-    def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Images (B, ...) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
-        return self.decode_samples(lambda zs: self.decoder(zs).view_as(xs), *self.encoder(xs))
-
-    def decode_samples(self, decode: Callable, mu, sigma, *prior) -> tuple[torch.Tensor, ...]:
-        """(reconstructions (B, ...), mu, sigma, *prior); decode(z (B, latent_size)) makes the reconstructions.
-
-        With K > 1 samples (reconstructions (K, B, ...) without gradients, mu, sigma, *prior, zs (K, B, latent_size),
-        decode).
-        """
-        samples = self.train_samples() if self.training and self.train_samples else self.samples
-        if samples == 1:
-            return decode(sample(mu, sigma)), mu, sigma, *prior
-        zs = sample(mu.expand(samples, *mu.shape), sigma)
-        with torch.no_grad():
-            return torch.stack([decode(z) for z in zs]), mu, sigma, *prior, zs, decode
+    def encode(self, xs: torch.Tensor) -> torch.Tensor:
+        """Images (B, ...) -> the means of q(z|x): (B, latent_size)."""
+        return self.encoder(xs)[0]
 
 
-class ConditionalVariationalAutoEncoder(VariationalAutoEncoder):
-    """Encoder and decoder are told the label, so that z need not say which digit it is (Sohn et al. 2015)."""
+class ConditionalVariationalAutoEncoder(AutoEncoder):
+    """Encoder and decoder get the label, so that z need not say which digit it is (Sohn et al. 2015)."""
 
-    has_label = True
+    # 作业 15/100: ConditionalVariationalAutoEncoder.forward
+    def forward(self, xs: torch.Tensor, ys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images (B, ...) and labels (B,) -> (reconstructions, mu, sigma)."""
+        mu, sigma = self.encoder(xs, ys)
+        zs = sample(mu, sigma)
+        return self.decoder(zs, ys=ys).view_as(xs), mu, sigma
 
-    def forward(self, xs: torch.Tensor, ys: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Images (B, ...) and labels (B,) -> (reconstructions, mu, sigma), or what `decode_samples` returns."""
-        return self.decode_samples(lambda zs: self.decoder(zs, ys=ys).view_as(xs), *self.encoder(xs, ys))
+    def encode(self, xs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
+        """Images (B, ...) and labels (B,) -> the means of q(z|x, y): (B, latent_size)."""
+        return self.encoder(xs, ys)[0]
+
+    def decode(self, zs: torch.Tensor, ys: torch.Tensor) -> torch.Tensor:
+        """Latent vectors (B, latent_size) and labels (B,) -> images (B, 1, 28, 28)."""
+        return self.decoder(zs, ys=ys).view(-1, *IMAGE_SHAPE)
 
 
 def sample(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Of N(mu, sigma^2), so that gradients reach both (the reparameterisation of Kingma & Welling 2014)."""
+    """z = mu + sigma * epsilon with epsilon from N(0, I): a sample of N(mu, sigma^2) through which gradients reach both
+    (the reparameterization trick, Kingma & Welling 2014, section 2.4)."""
     return mu + sigma * torch.randn_like(mu)
 
 
-MODELS = {"AE": AutoEncoder, "VAE": VariationalAutoEncoder, "CVAE": ConditionalVariationalAutoEncoder}
+def with_label(inputs: torch.Tensor, ys: torch.Tensor | None) -> torch.Tensor:
+    """Inputs (B, D) beside their labels (B,), one-hot: (B, D + CLASSES). Raises TypeError where labels are missing."""
+    if ys is None:
+        raise TypeError("the CVAE needs the labels ys beside the images or the latent vectors")
+    return torch.cat([inputs, one_hot(ys, CLASSES).to(inputs.dtype)], dim=1)
 
 
-def build_model(name: str, hidden_size: int = 512, latent_size: int = 20, samples: int = 1) -> AutoEncoder:
-    """The model of that name, for MNIST; samples are the VAE's and the CVAE's."""
-    kind, sizes = MODELS[name], (math.prod(IMAGE_SHAPE), hidden_size, latent_size)
-    encoder = Encoder(*sizes, is_dist=kind.is_dist, has_label=kind.has_label)
-    return kind(encoder, Decoder(*sizes, decode_type=name), samples=samples)
+def refuse_unknown(owner: str, kwargs: dict, known: str = "no further arguments") -> None:
+    """Raise TypeError, naming what the owner understands, unless all keyword arguments have been used."""
+    if kwargs:
+        raise TypeError(f"{owner} understands {known}, found {', '.join(kwargs)}")
+
+
+def build_model(name: str, hidden_size: int = 512, latent_size: int = 20) -> AutoEncoder:
+    """The "AE", the "VAE" or the "CVAE" for MNIST."""
+    sizes = (math.prod(IMAGE_SHAPE), hidden_size, latent_size)
+    decoder = Decoder(*sizes, decode_type=name)
+    if name == "AE":
+        return AutoEncoder(Encoder(*sizes), decoder)
+    if name == "VAE":
+        return VariationalAutoEncoder(Encoder(*sizes, is_dist=True), decoder)
+    return ConditionalVariationalAutoEncoder(Encoder(*sizes, is_dist=True, has_label=True), decoder)

@@ -1,263 +1,237 @@
-"""Train a model on the flowers: the convolutional autoencoder (AE), the variational one (VAE), the diffusion model
-(DDPM), the generative adversarial network (GAN), or the classifier of species that scores what they generate.
+"""Flowers, parts 3 and 4: train the convolutional autoencoder (AE) or the variational one (VAE); and beyond them the
+GAN, the diffusion model (DDPM) and the classifier of species by which their images are scored.
 
-    python train_script.py --model VAE > ./log/train_VAE.txt
-    python train_script.py --model DDPM > ./log/train_DDPM.txt       # also: GAN, Classifier
+    python train_script.py --model AE > ./log/train_AE.txt
+    python train_script.py --model VAE > ./log/train_VAE.txt         # also: GAN, DDPM, Classifier
     python train_script.py --model AE --optimizer sgd --epochs 60    # the coursework's first experiment
-    python train_script.py --model VAE --variance learned --output-root learned      # a better density of photographs
-    python train_script.py --model VAE --evaluate --output-root learned              # how good it is
-    python train_script.py --model VAE --resume                      # goes on after a stop
-    torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8    # two processes
+    python train_script.py --model VAE --resume                      # continues after a stop
     python train_script.py --model VAE --image-size 64 --encoding-dim 128 --data-root DIR
+    torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8    # two processes
 
-Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth, vis/loss_<M>.png and vis/latent_VAE.png.
+Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth and vis/loss_<M>.png.
 """
 
-from training import flags
-from training.flags import LR_DECAY, LR_DECAY_EVERY
-
-DEFAULTS = {  # of flags, for each --model
-    "AE": {"epochs": 15, "patience": 20, "batch_size": 8, "lr": 1.5e-3, "encoding_dim": 64, "shift": 0.3},
-    "VAE": {"epochs": 20, "patience": 20, "batch_size": 16, "lr": 2e-3, "encoding_dim": 64},
-    "GAN": {"epochs": 290, "patience": 290, "batch_size": 32, "lr": 7e-4, "encoding_dim": 64},
-    "DDPM": {"epochs": 190, "patience": 50, "batch_size": 32, "lr": 2e-3, "encoding_dim": None, "image_size": [48]},
-    "Classifier": {"epochs": 20, "patience": 20, "batch_size": 32, "lr": 2e-3, "encoding_dim": None},
-}
-OPTIMIZERS = {  # what they change of these defaults
-    "sgd": {"schedule": "step", "lr": 1.0, "batch_size": 16, "shift": 0.0},
-    "momentum": {"schedule": "one-cycle", "lr": 1.0, "batch_size": 16},
-    "adam": {"schedule": "one-cycle"},
-}
-
-
-def parse_args(argv=None):
-    """The defaults reach the coursework's targets; some of them depend on --model or --optimizer."""
-    parser = flags.make_parser("Train a model on the flowers.", DEFAULTS)
-    parser.epilog += "\nwith --optimizer sgd or momentum: --lr 1.0 --batch-size 16; sgd: --schedule step --shift 0.0"
-    flags.add_model_flag(parser, DEFAULTS, "which one to train", required=True)
-    group = parser.add_argument_group("model")
-    group.add_argument("--encoding-dim", metavar="N", type=flags.positive_int, help="length of the latent vector")
-    size = {"metavar": "N", "type": flags.multiple_of_4, "nargs": "+", "default": [24, 24]}
-    group.add_argument("--image-size", **size, help="one number, or height and width")
-    group.add_argument("--beta", metavar="X", type=flags.positive_float, default=1.0, help="weight of the KL, for VAE")
-    variance = "of the VAE's Gaussian p(x|z): the coursework's 1/2, or one learned for all pixels"
-    group.add_argument("--variance", choices=["0.5", "learned"], default="0.5", help=variance)
-    shifted = "share of the training photographs that are moved by a pixel; 1.0 with --variance learned"
-    group.add_argument("--shift", metavar="X", type=flags.share, default=0.0, help=shifted)
-    group = parser.add_argument_group("optimizer")
-    group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam", help="sgd is plain, adam is AdamW")
-    schedule = f"of the learning rate; step: x {LR_DECAY} every {LR_DECAY_EVERY} epochs"
-    group.add_argument("--schedule", choices=["step", "one-cycle"], help=schedule)
-    flags.add_training_flags(parser)
-    flags.add_torch_flags(parser)
-    flags.add_data_flags(parser)
-    flags.add_evaluation_flags(parser)
-    first = flags.peek(argv, "model", "optimizer", "variance")
-    parser.set_defaults(**DEFAULTS.get(flags.find_model(first.model, DEFAULTS), {}))
-    parser.set_defaults(**OPTIMIZERS.get(first.optimizer or "adam", {}))
-    if first.variance == "learned":
-        parser.set_defaults(shift=1.0)
-    args = parser.parse_args(argv)
-    check_flags(parser, args)
-    args.image_size = (args.image_size * 2)[:2]
-    return args
-
-
-def check_flags(parser, args) -> None:
-    """End with status 2 where flags do not go together."""
-    if len(args.image_size) > 2:
-        parser.error("argument --image-size: expected one number, or height and width")
-    given = set(flags.given(parser, args))
-    for name, reason in {"beta": "KL to weigh", "variance": "variance", "evaluate": "likelihood"}.items():
-        if args.model != "VAE" and name in given:
-            parser.error(f"argument --{name}: {args.model} has no {reason}; it is for VAE")
-    if args.model not in ("AE", "VAE") and args.optimizer != "adam":
-        parser.error(f"argument --optimizer: {args.model} is trained with adam")
-    if args.encoding_dim and not DEFAULTS[args.model]["encoding_dim"]:
-        parser.error(f"argument --encoding-dim: {args.model} has no latent vector")
-    flags.check_mode(parser, args, "evaluate", flags.READ_BY_EVALUATE)
-
-
-if __name__ == "__main__":
-    flags.parse_first(parse_args)
-
-import math
 from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root, shift
-from evaluation.likelihood import bits_per_dimension, describe_estimate, estimate_likelihood
-from evaluation.models import (
-    CLASSIFIES,
-    RECONSTRUCTS,
-    SAMPLES,
-    TABLE,
-    load_model,
-    load_photographs,
-    loss_unit,
-    name_model,
+from common import UserError
+from common.distributed import data_parallel, init_distributed, rank
+from common.flags import (
+    add_data_flags,
+    add_device_flag,
+    add_training_flags,
+    make_parser,
+    number,
+    positive_int,
+    set_defaults,
 )
-from training import UserError
-from training.distributed import init_distributed, rank
-from training.figures import plot_latents, plot_losses
-from training.learner import TorchLearner
-from training.loop import fit, last_lines, warn_unless_below
-from training.script import log, run_script, seed_everything
-from VarAutoencoder import (
-    ACTIVE_VARIANCE,
-    active_dimensions,
-    aggregate_posterior,
-    describe_parts,
-    dimensions_for,
-    kl_divergence,
-)
+from common.process import log, run_script, seed_everything
+from common.run import start_run
+from data import create_flower_dataloaders
+from datasets.images import choose_output_root, data_line, mirror, shift
+from trained.loading import plot_loss_curves
+from trained.registry import MODELS
 
-ADAMW = {"AE": (0.9, 0.2), "VAE": (0.9, 0.2), "Classifier": (0.9, 0.2), "DDPM": (0.9, 0.01)}  # beta1, weight decay
-ADAMW["GAN"] = (0.0, 0.01)  # gradients of a game change as the other player moves
-COLLAPSED_KL = 0.1  # nats per image below which the VAE's latent vector says next to nothing
+EMA_DECAY = 0.999  # of the average of the weights that GAN and DDPM save: over about a thousand steps
 
 
-def build_optimizer(args, parameters, steps_per_epoch: int):
+class Training(NamedTuple):
+    """How a model is trained. The first five are the defaults of flags."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    encoding_dim: int | None = 64
+    image_size: int = 24
+    patience: int = 20  # epochs without a lower validation loss, after which the training stops
+    shift: float = 0.0  # the share of the photographs that are moved by a pixel
+    momentum: float = 0.9  # Adam's beta1
+    weight_decay: float = 0.2
+
+
+TRAININGS = {
+    "AE": Training(15, 8, 1.5e-3, shift=0.3),
+    "VAE": Training(20, 16, 2e-3),
+    # of a game the gradients change as the other player moves: no momentum
+    "GAN": Training(290, 32, 7e-4, patience=290, momentum=0.0, weight_decay=0.01),
+    "DDPM": Training(190, 32, 2e-3, encoding_dim=None, image_size=48, patience=50, weight_decay=0.01),
+    "Classifier": Training(20, 32, 2e-3, encoding_dim=None),
+}
+FLAGS = ("epochs", "batch_size", "lr", "encoding_dim", "image_size")
+
+
+def parse_args(argv=None, trainings=TRAININGS):
+    """The flags. The defaults reach the coursework's targets."""
+    defaults = {name: {flag: getattr(training, flag) for flag in FLAGS} for name, training in trainings.items()}
+    parser = make_parser("Train a model on the flowers.", defaults)
+    parser.epilog += "\nwith --optimizer sgd or momentum: --batch-size 16, --lr 1.0"
+    parser.add_argument("--model", choices=trainings, required=True, help="which one to train")
+    parser.add_argument("--encoding-dim", metavar="N", type=positive_int, help="length of the latent vector")
+    multiple_of_4 = number(int, "a multiple of 4 above 0", lambda value: 0 < value <= 2**20 and value % 4 == 0)
+    parser.add_argument("--image-size", metavar="N", type=multiple_of_4, help="pixels of the height and the width")
+    text = "sgd is plain, momentum is Nesterov's, adam is AdamW"
+    parser.add_argument("--optimizer", choices=["sgd", "momentum", "adam"], default="adam", help=text)
+    add_training_flags(parser)
+    add_device_flag(parser)
+    parser.add_argument("--amp", action="store_true", help="train in bfloat16 where it is precise enough")
+    add_data_flags(parser)
+    args = parser.parse_args(argv)
+    if args.encoding_dim and not trainings[args.model].encoding_dim:
+        parser.error(f"argument --encoding-dim: {args.model} has no latent vector")
+    if args.optimizer != "adam":
+        set_defaults(args, {"batch_size": 16, "lr": 1.0})
+    set_defaults(args, defaults[args.model])
+    return args
+
+
+# 作业 Part 3.2: optimizer 和 scheduler
+def build_optimizer(name: str, parameters, lr: float, epochs: int, steps_per_epoch: int, training: Training):
     """(optimizer, scheduler); the scheduler goes one step on with every batch.
 
-    one-cycle (Smith & Topin 2018) raises the learning rate from lr / 25 to lr in the first 30 % of the steps and
-    lowers it to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and rises again, where
-    there is any.
+    sgd: plain SGD, w <- w - lr g, with the coursework's schedule, the learning rate x 0.9 every 5 epochs.
+    momentum: SGD whose steps add up, v <- 0.9 v + g, w <- w - lr v (here with Nesterov's look ahead).
+    adam: AdamW (Loshchilov & Hutter 2019), whose steps are v over the root of the mean squared gradient, with the
+    weights decaying beside them.
+    Momentum and Adam have a one-cycle schedule (Smith & Topin 2018): the learning rate rises from lr / 25 to lr in the
+    first 30 % of the steps and falls to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and
+    rises again.
     """
-    if args.optimizer == "adam":
-        momentum, weight_decay = ADAMW[args.model]
-        optimizer = AdamW(parameters, args.lr, betas=(momentum, 0.99), weight_decay=weight_decay, fused=True)
+    if name == "sgd":
+        optimizer = SGD(parameters, lr)
+        return optimizer, StepLR(optimizer, step_size=5 * steps_per_epoch, gamma=0.9)
+    if name == "momentum":
+        optimizer = SGD(parameters, lr, momentum=0.9, nesterov=True)
+        has_momentum = True
     else:
-        momentum = 0.9 if args.optimizer == "momentum" else 0.0
-        optimizer = SGD(parameters, args.lr, momentum=momentum, nesterov=momentum > 0, fused=True)
-    if args.schedule == "step":
-        return optimizer, StepLR(optimizer, LR_DECAY_EVERY * steps_per_epoch, LR_DECAY)
-    steps = args.epochs * steps_per_epoch
-    return optimizer, OneCycleLR(optimizer, args.lr, steps, anneal_strategy="linear", cycle_momentum=momentum > 0)
+        betas = (training.momentum, 0.99)
+        optimizer = AdamW(parameters, lr, betas=betas, weight_decay=training.weight_decay, fused=True)
+        has_momentum = training.momentum > 0
+    steps = epochs * steps_per_epoch
+    return optimizer, OneCycleLR(optimizer, lr, steps, anneal_strategy="linear", cycle_momentum=has_momentum)
 
 
-def build_model(args, dataset):
-    """(the model, its config) as the flags ask for it, on its device; dataset: the photographs to train on."""
-    entry, (height, width), classes = TABLE[args.model], args.image_size, len(dataset.info["classes"])
+def ema_update(averaged: list, current: list, steps: torch.Tensor) -> None:
+    """Move averaged weights, in place, towards the current ones after so many steps. The decay rises to EMA_DECAY: an
+    average of few steps would be mostly the first one (TensorFlow's ExponentialMovingAverage does the same)."""
+    decay = min(EMA_DECAY, (1 + steps.item()) / (10 + steps.item()))
+    get_ema_multi_avg_fn(decay)(averaged, current, steps)
+
+
+def augment(images: torch.Tensor, shifted: float) -> torch.Tensor:
+    """Photographs mirrored at random and, the share `shifted` of them, moved by a pixel."""
+    return shift(mirror(images), shifted) if shifted else mirror(images)
+
+
+def make_config(name: str, encoding_dim: int | None, image_size: int, dataset) -> dict:
+    """The arguments that build a model for these photographs. Raises UserError for a classifier of one class."""
+    classes = len(dataset.info["classes"])
+    if MODELS[name].classifies and classes < 2:
+        raise UserError(f"a classifier needs 2 or more classes, found {', '.join(dataset.info['classes'])} alone")
     available = {
-        "encoding_dim": args.encoding_dim,
+        "encoding_dim": encoding_dim,
         "classes": classes,
         "class_prior": (torch.bincount(dataset.labels, minlength=classes) / len(dataset)).tolist(),
-        "img_height": height,
-        "img_width": width,
-        "variance": vars(args).get("variance"),
+        "img_height": image_size,
+        "img_width": image_size,
     }
-    config = {name: available[name] for name in entry.config}
-    model = entry.build(**config)
-    if entry.roles == (SAMPLES,):
-        model.standardise(dataset[:][0])
-    image, parameters = f"3x{height}x{width}", sum(param.numel() for param in model.parameters())
-    layers = f"{image} -> {args.encoding_dim} -> {image}" if RECONSTRUCTS in entry.roles else image
-    log(f"Model: {args.model}, {layers}, {parameters:,} parameters")
-    device = torch.device(args.device)
-    return model.to(device, memory_format=memory_format(device)), config
+    return {argument: available[argument] for argument in MODELS[name].config}
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """How images and weights are stored: with channels last, which is faster except on MPS (PyTorch issue 193349)."""
-    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+def main(argv=None, trainings=TRAININGS):
+    """Train; returns the history. trainings: of the models that --model knows."""
+    args = parse_args(argv, trainings)
+    training = trainings[args.model]
+    entry = MODELS[args.model]
+    device = init_distributed(args.device)
 
+    shifted = 0.0 if args.optimizer == "sgd" else training.shift
+    train_loader, valid_loader = create_flower_dataloaders(
+        args.batch_size,
+        args.data_root,
+        args.image_size,
+        args.image_size,
+        args.data,
+        transform=partial(augment, shifted=shifted),
+    )
+    photographs = train_loader.dataset
+    log(data_line(train_loader, valid_loader))
 
-def build_learner(args, model, steps_per_epoch: int) -> TorchLearner:
-    """The model with its loss, optimizer and schedule; those that only generate save averaged weights."""
-    entry = TABLE[args.model]
-    measure = partial(model.measure, **{name: getattr(args, name) for name in entry.loss_settings})
-    optimizer, scheduler = build_optimizer(args, model.parameters(), steps_per_epoch)
-    layout, ema = memory_format(torch.device(args.device)), entry.roles == (SAMPLES,)
-    return TorchLearner(model, measure, optimizer, scheduler, args.amp, ema, layout)
-
-
-@torch.no_grad()
-def diagnose(model, dataset, best: dict, path) -> list[str]:
-    """What the latent vector of the best VAE carries: lines for the log, and a figure at `path`."""
-    model.load_state_dict(best["state_dict"])
-    encoded = [model.encode(images) for images in dataset[:][0].split(256)]
-    mu, log_var = (torch.cat(part).cpu() for part in zip(*encoded, strict=True))
-    active, dims = active_dimensions(mu), mu.shape[1]
-    kl, z = kl_divergence(mu, log_var).mean(dim=0).sort(descending=True).values, torch.linspace(-4, 4, 81)
-    used = f"{active} of {dims} latent dimensions active, {dimensions_for(0.9, kl)} carry 90 % of the KL"
-    title = f"{name_model(best)}\n{used}, on the {len(mu)} validation images of {best['data']['name']}"
-    prior = torch.distributions.Normal(0, 1).log_prob(z).exp()
-    plot_latents(kl.numpy(), z, aggregate_posterior(mu, log_var, z), prior, path, title)
-    lines = [f"Diagnostics: {describe_parts(best)}, {used} (active: variance of mu above {ACTIVE_VARIANCE})"]
-    if model.learns_variance:
-        bits = bits_per_dimension(best["valid_recon"] + best["valid_kl"], math.prod(model.image_shape))
-        lines.append(f"Variance: {best['valid_variance']:.5f}, {bits:.2f} bits per dimension")
-    if active == 0 or best["valid_kl"] < COLLAPSED_KL:
-        lines.append("Warning: the posterior has collapsed to the prior; try a lower --beta or more --epochs")
-    return lines
-
-
-def evaluate(args):
-    """Log how likely the VAE finds the held-out photographs; returns the `Estimate`."""
-    model, checkpoint = load_model(args.model, args.output_root)
-    held_out = load_photographs(args, checkpoint)[1].to(args.device)
-    model = model.to(args.device)
-
-    def posterior(images, _):
-        mu, log_var = model.encode(images)
-        return mu, (0.5 * log_var).exp()
-
-    def log_likelihood(zs, images, _):
-        reconstructions = model.decode(zs.flatten(0, 1)).view(len(zs), *images.shape)
-        return -model.negative_log_likelihood(reconstructions, images)
-
-    name, fingerprint = (checkpoint["data"][key] for key in ("name", "fingerprint"))
-    log(f"Data: {len(held_out)} validation images of {name}, fingerprint {fingerprint}")
-    log(f"Model: {name_model(checkpoint)}")
-    estimate = estimate_likelihood(held_out, posterior, log_likelihood, args.nll_samples, args.seed)
-    for line in describe_estimate(estimate, args.nll_samples, math.prod(model.image_shape)):
-        log(line)
-    return estimate
-
-
-def main(argv=None):
-    """Train; returns the history, or with --evaluate the `Estimate`."""
-    args = parse_args(argv)
-    args.device = str(init_distributed(args.device))
-    if args.evaluate:
-        return evaluate(args)
-    del args.evaluate, args.nll_samples
-    if args.model != "VAE":
-        del args.variance
-    height, width = args.image_size
-    transform = (lambda images: shift(mirror(images), args.shift)) if args.shift else mirror
-    loaders = create_flower_dataloaders(args.batch_size, args.data_root, width, height, args.data, transform=transform)
-    info = loaders[0].dataset.info
-    if CLASSIFIES in TABLE[args.model].roles and len(info["classes"]) < 2:
-        raise UserError(f"a classifier needs 2 or more classes to tell apart, found {', '.join(info['classes'])} alone")
-    log(f"Data: {describe(*loaders)}")
-    args.output_root = output_root(args.output_root, info)
-    vis = args.output_root / "vis"
     seed_everything(args.seed)
-    model, config = build_model(args, loaders[0].dataset)
-    for loader in loaders:
-        loader.dataset.to(args.device)
+    config = make_config(args.model, args.encoding_dim, args.image_size, photographs)
+    model = entry.build(**config)
+    if entry.standardises:
+        model.standardise(photographs[:][0])
+    log(f"Model: {args.model}, {sum(map(torch.numel, model.parameters())):,} parameters")
+    # with channels last convolutions are faster, but wrong on MPS (PyTorch issue 193349)
+    layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
+    model.to(device, memory_format=layout)
+    photographs.to(device)
+    valid_loader.dataset.to(device)
 
-    about = {"model": args.model, "config": config, "data": info}
-    if args.schedule == "one-cycle":
-        about["settings"] = {"epochs": args.epochs}  # the schedule depends on it
-    learner = build_learner(args, model, len(loaders[0]))
-    best = fit(args, about, loaders, learner)
-    if RECONSTRUCTS in TABLE[args.model].roles:
-        model.eval()
-        prior = torch.zeros(2, 1, 1, device=args.device) if model.is_dist else ()  # mu and log_var
-        warn_unless_below(mean_image_loss(loaders, learner.measure, *prior), best)
+    steps_per_epoch = len(train_loader)
+    optimizer, scheduler = build_optimizer(
+        args.optimizer, model.parameters(), args.lr, args.epochs, steps_per_epoch, training
+    )
+    parts = {"state_dict": model, "optimizer": optimizer, "scheduler": scheduler}
+    saved = model  # what is validated and saved
+    if entry.averages:
+        averaged = AveragedModel(model, multi_avg_fn=ema_update)
+        saved = averaged.module
+        parts |= {"state_dict": saved, "raw_state_dict": model, "averaged": averaged}
+    parallel = data_parallel(model)
+
+    root = choose_output_root(args.output_root, photographs.info)
+    settings = {"optimizer": args.optimizer, "epochs": args.epochs, "patience": training.patience}
+    settings |= {"batch_size": args.batch_size, "lr": args.lr, "shift": shifted, "amp": args.amp}
+    with start_run(
+        args.model,
+        root,
+        parts,
+        config=config,
+        data=photographs.info,
+        settings=settings,
+        may_change=("epochs", "patience") if args.optimizer == "sgd" else ("patience",),  # one cycle depends on epochs
+        seed=args.seed,
+        resume=args.resume,
+    ) as run:
+        for epoch in run.epochs():
+            if run.epochs_since_best >= training.patience:  # early stopping
+                break
+
+            parallel.train()
+            for images, labels in run.batches("train", train_loader):
+                images = images.contiguous(memory_format=layout)
+                with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
+                    outputs = parallel(images, *entry.condition(labels))
+                loss, metrics = model.loss(outputs, images)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                if entry.averages:
+                    averaged.update_parameters(model)
+                run.record(metrics)
+
+            saved.eval()
+            with torch.no_grad():
+                for images, labels in run.batches("valid", valid_loader):
+                    images = images.contiguous(memory_format=layout)
+                    outputs = saved(images, *entry.condition(labels))
+                    loss, metrics = saved.loss(outputs, images)
+                    run.record(metrics)
+
+            if run.valid_loss < run.best_loss:
+                run.save_best()  # models/BestModel_<M>.pth
+            run.end_epoch()  # the epoch's line of the log, and models/LastModel_<M>.pth
+        best = run.finish()
     if rank() == 0:
-        for line in diagnose(model, loaders[1].dataset, best, vis / "latent_VAE.png") if model.is_dist else []:
-            log(line)
-        for line in last_lines(best, learner.suffix):
-            log(line)
-        title, unit = f"{args.model} on {info['name']}", loss_unit(args.model, best["settings"])
-        plot_losses(best["history"], vis / f"loss_{args.model}.png", title, unit)
+        plot_loss_curves(best, root)
     return best["history"]
 
 

@@ -4,9 +4,6 @@ import numpy as np
 
 from autograd.BaseNode import Node
 
-# Elements that `optimstep` updates at a time, so that lr * grad never leaves the processor's cache.
-BLOCK = 1 << 15
-
 
 class Graph(Node):
     """Y = f_k(... f_2(f_1(X))). Graphs nest: Graph([encoder, decoder])."""
@@ -30,21 +27,18 @@ class Graph(Node):
             X = node.forward(X)
         return X
 
+    # 作业 Part 1.1: BaseGraph 的 backward 函数
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        """The chain rule: dL/d(output of a node) is what the node after it returned."""
+        """The chain rule: dL/d(output of a node) is what the node behind it returned."""
         for node in reversed(self.nodes):
             grad_output = node.backward(grad_output)
         return grad_output
 
+    # 作业 Part 1.1: BaseGraph 的 optimstep 函数
     def optimstep(self, lr: float) -> None:
-        """One step of plain gradient descent, param -= lr * grad, in place."""
-        lr = float(lr)
+        """One step of plain gradient descent, in place."""
         for param, grad in zip(self.params, self.grad, strict=True):
-            rows = max(1, BLOCK // param[0].size)
-            step = np.empty_like(param[:rows])
-            for i in range(0, len(param), rows):
-                block = param[i : i + rows]
-                block -= np.multiply(grad[i : i + rows], lr, out=step[: len(block)])
+            param -= float(lr) * grad
 
     def flush(self) -> None:
         """Flush every node."""

@@ -6,8 +6,8 @@ import numpy as np
 class Node:
     """One differentiable function Y = f(X; params) of arrays of floats, one sample a row: (B, features).
 
-    `forward` remembers in `cache` what `backward` needs: not copies, so leave X and Y as they are in
-    between. `backward` takes dL/dY, the gradient of the loss L with respect to the output, returns
+    `forward` keeps in `cache` what `backward` needs: not copies, so do not change X and Y in between.
+    `backward` takes dL/dY, the gradient of the loss L with respect to the output, returns
     dL/dX, and overwrites `grad`, the list of dL/dparam that stands beside `params`.
     """
 
@@ -25,20 +25,21 @@ class Node:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Forget what `forward` remembered, and set the gradients to zero."""
+        """Empty the cache of `forward`, and set the gradients to zero."""
         self.cache = None
         for grad in self.grad:
             grad.fill(0)
 
     def cached(self):
-        """What the last `forward` remembered."""
+        """What the last `forward` kept. Raises RuntimeError where there was none."""
         if self.cache is None:
-            raise RuntimeError(f"{type(self).__name__}.backward needs a forward first: nothing is remembered")
+            raise RuntimeError(f"{type(self).__name__}.backward needs a forward first")
         return self.cache
 
     def check_shape(self, what: str, array: np.ndarray, *expected) -> None:
         """Raise ValueError unless the array has the expected shape, where "B" stands for any batch size."""
-        found = np.shape(array)
-        if len(found) != len(expected) or any(e not in ("B", f) for e, f in zip(expected, found, strict=True)):
+        shape = np.shape(array)
+        fits = len(shape) == len(expected) and all(e in ("B", s) for e, s in zip(expected, shape, strict=True))
+        if not fits:
             wanted = f"({', '.join(map(str, expected))})"
-            raise ValueError(f"{type(self).__name__}: expected {what} of shape {wanted}, found {found}")
+            raise ValueError(f"{type(self).__name__}: expected {what} of shape {wanted}, found {shape}")

@@ -4,7 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
-from training import PROJECT, UserError
+from common import PROJECT, UserError
 
 
 def find_folder(root: str | Path | None, default: str, data: str, expected: str, needed: bool) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from common import UserError
 from datasets import find_folder
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
-from training import UserError
 
 DECODE_CHUNK = 8  # images that a thread decodes at a time
 MAX_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
@@ -32,8 +32,8 @@ def synthetic_photographs(height: int, width: int, split_seed: int):
 
 
 def read_photographs(root: Path, height: int, width: int, split_seed: int):
-    """(images, uint8 (N, 3, height, width); labels, int64 (N,); names of the classes), in an order that depends on the
-    names of the files and the seed alone. Raises UserError for what it cannot train on."""
+    """(images, uint8 (N, 3, height, width); labels, int64 (N,); names of the classes), in an order that depends only on
+    the names of the files and the seed. Raises UserError for a folder that cannot be trained on."""
     files = _list_images(root)
     classes = list(dict.fromkeys(map(_class_of, files)))
     files = [files[i] for i in np.random.default_rng(split_seed).permutation(len(files))]
@@ -74,7 +74,7 @@ def _list_images(root):
         folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         _raise(error)
-    found = []
+    listed = []
     for folder in folders:
         names = []
         for here, below, files in os.walk(root / folder, onerror=_raise):
@@ -85,8 +85,8 @@ def _list_images(root):
             names += [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
         if not names:
             raise UserError(f"the class folder {root / folder} is empty: put images into it, or remove it")
-        found += sorted(names)
-    return found
+        listed += sorted(names)
+    return listed
 
 
 def _raise(error):

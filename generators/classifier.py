@@ -1,4 +1,4 @@
-"""The classifier of the flowers, which tells the score how often each species comes among generated images.
+"""The classifier of the flowers, by which the score counts how often each species appears among generated images.
 
 model = Classifier(classes=3)
 logits, labels = model(images, labels)          # (B, 3, 24, 24), (B,) -> (B, 3), (B,)
@@ -13,13 +13,11 @@ from Autoencoder import build_encoder
 
 
 class Classifier(nn.Module):
-    """Which species is it? The convolutions of the Autoencoder's encoder, their mean over positions, a Linear layer.
+    """The species of an image: the convolutions of the Autoencoder's encoder, their mean over
+    positions, a Linear layer.
 
     Raises ValueError where the height or the width is not a multiple of 4.
     """
-
-    name = "Classifier"
-    is_dist, has_label = False, True
 
     def __init__(self, classes: int, img_height: int = 24, img_width: int = 24):
         super().__init__()
@@ -36,8 +34,9 @@ class Classifier(nn.Module):
         return self.species(self.features(images)), labels
 
     @staticmethod
-    def measure(outputs, images) -> tuple[torch.Tensor, dict]:
-        """(the loss to minimise, what the log says of it) for what `forward` returns."""
+    def loss(outputs: tuple, images: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """(the loss to minimise, the metrics for the log) for what `forward` returned."""
         logits, labels = outputs
         loss = cross_entropy(logits.float(), labels)
-        return loss, {"loss": loss.item(), "accuracy": (logits.argmax(dim=1) == labels).float().mean().item()}
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        return loss, {"loss": loss.item(), "accuracy": accuracy.item()}

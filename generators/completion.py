@@ -4,22 +4,22 @@
     completions, mu, sigma, prior_mu, prior_sigma = model(images)   # (B, 1, 28, 28), and four of (B, 50)
 
 "NN" has one answer, the mean of all possible ones; "CVAE" one for each z, and a network that says which z are likely.
-Both return whole digits, with the pixels given as they are.
+Both return whole digits, whose given pixels are unchanged.
 """
 
 import math
-from functools import partial
 
 import torch
 
-from model import IMAGE_SHAPE, AutoEncoder, Decoder, Encoder, VariationalAutoEncoder
+from model import IMAGE_SHAPE, AutoEncoder, Decoder, Encoder, VariationalAutoEncoder, sample
 
 QUADRANTS = {1: "the lower left quadrant", 2: "the left half", 3: "all but the lower right quadrant"}
 
 
 def given_pixels(quadrants: int, device=None) -> torch.Tensor:
     """True where a pixel is given, False where it is to be predicted: (1, 28, 28)."""
-    given, (_, height, width) = torch.zeros(IMAGE_SHAPE, dtype=torch.bool, device=device), IMAGE_SHAPE
+    _, height, width = IMAGE_SHAPE
+    given = torch.zeros(IMAGE_SHAPE, dtype=torch.bool, device=device)
     given[:, height // 2 :, : width // 2] = True
     if quadrants >= 2:
         given[:, : height // 2, : width // 2] = True
@@ -29,7 +29,7 @@ def given_pixels(quadrants: int, device=None) -> torch.Tensor:
 
 
 class Completion:
-    """What both have in common; quadrants: how many are given."""
+    """The input and the output of both models; quadrants: how many are given."""
 
     quadrants: int
 
@@ -45,7 +45,7 @@ class Completion:
 class CompletionNetwork(Completion, AutoEncoder):
     """The deterministic baseline: p(rest | given), each pixel by itself.
 
-    Encoder and decoder are an AE's; between them is a vector as wide as the hidden layers, so that nothing is squeezed.
+    Encoder and decoder are an AE's; between them is a vector as wide as the hidden layers, so it is no bottleneck.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, given: int) -> None:
@@ -53,7 +53,7 @@ class CompletionNetwork(Completion, AutoEncoder):
         self.quadrants = given
 
     def forward(self, xs: torch.Tensor) -> torch.Tensor:
-        """Whole images (B, 1, 28, 28), of which only the given part is looked at -> completions."""
+        """Whole images (B, 1, 28, 28), of which only the given part is used -> completions."""
         return self.paste(xs, self.decoder(self.encoder(self.known(xs))))
 
 
@@ -64,14 +64,16 @@ class CompletionCVAE(Completion, VariationalAutoEncoder):
     and the given pixels.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, given: int, prior: Encoder, samples: int = 1) -> None:
-        super().__init__(encoder, decoder, samples=samples)
-        self.quadrants, self.prior = given, prior
+    def __init__(self, encoder: Encoder, decoder: Decoder, given: int, prior: Encoder) -> None:
+        super().__init__(encoder, decoder)
+        self.quadrants = given
+        self.prior = prior
 
     def forward(self, xs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Images (B, 1, 28, 28) -> (completions, mu and sigma of q, mu and sigma of the prior), or with K > 1 samples
-        what `decode_samples` returns."""
-        return self.decode_samples(partial(self.complete, xs), *self.encoder(xs), *self.prior(self.known(xs)))
+        """Images (B, 1, 28, 28) -> (completions, mu and sigma of q, mu and sigma of the prior)."""
+        mu, sigma = self.encoder(xs)
+        prior_mu, prior_sigma = self.prior(self.known(xs))
+        return self.complete(xs, sample(mu, sigma)), mu, sigma, prior_mu, prior_sigma
 
     def complete(self, xs: torch.Tensor, zs: torch.Tensor) -> torch.Tensor:
         """The completions (..., B, 1, 28, 28) of images (B, 1, 28, 28) with latent vectors (..., B, latent_size)."""
@@ -79,12 +81,14 @@ class CompletionCVAE(Completion, VariationalAutoEncoder):
         return self.paste(xs, self.decoder(torch.cat([zs, known], dim=-1)))
 
 
-def build_completion(name: str, hidden_size: int = 512, latent_size: int = 50, samples: int = 1, given: int = 1):
-    """The "NN" or the "CVAE" for so many quadrants; latent_size and samples are the CVAE's."""
+def build_completion(name: str, hidden_size: int = 512, latent_size: int = 50, given: int = 1):
+    """The "NN" or the "CVAE" for so many quadrants; latent_size is the CVAE's."""
     pixels = math.prod(IMAGE_SHAPE)
     if name == "NN":
-        encoder, decoder = Encoder(pixels, hidden_size, hidden_size), Decoder(pixels, hidden_size, hidden_size)
-        return CompletionNetwork(encoder, decoder, given)
-    encoder, prior = (Encoder(pixels, hidden_size, latent_size, is_dist=True) for _ in range(2))
+        return CompletionNetwork(
+            Encoder(pixels, hidden_size, hidden_size), Decoder(pixels, hidden_size, hidden_size), given
+        )
+    encoder = Encoder(pixels, hidden_size, latent_size, is_dist=True)
+    prior = Encoder(pixels, hidden_size, latent_size, is_dist=True)
     decoder = Decoder(pixels, hidden_size, latent_size + pixels, decode_type="VAE")
-    return CompletionCVAE(encoder, decoder, given, prior, samples)
+    return CompletionCVAE(encoder, decoder, given, prior)

@@ -1,7 +1,7 @@
 """The diffusion model of the flowers: a cascade that samples a small image, then the details that double its size.
 
     model = Diffusion(class_prior=[0.3, 0.3, 0.4])
-    loss, log = model.measure(model(images, labels), images)    # of (B, 3, 48, 48) and (B,)
+    loss, metrics = model.loss(model(images, labels), images)   # of (B, 3, 48, 48) and (B,)
     images = model.sample(noise, labels)    # (B, 3, 48, 48) and (B,) -> (B, 3, 48, 48) in [0, 1]
 
 Haar's wavelet transform makes of 2x2 pixels their mean and three details. The means are an image of half the size. An
@@ -42,15 +42,14 @@ class Diffusion(nn.Module):
     Raises ValueError where the height or the width does not fit, or where the prior is no distribution.
     """
 
-    name = "DDPM"
-    is_dist, has_label = False, True
-
     def __init__(self, class_prior: list[float], img_height: int = 48, img_width: int = 48, width: int = 48):
         super().__init__()
         quarter(img_height, img_width)
         if not class_prior or min(class_prior) < 0 or abs(sum(class_prior) - 1) > 1e-3:
             raise ValueError(f"expected the probabilities of the classes, found {class_prior}")
-        self.image_shape, self.class_prior, classes = (3, img_height, img_width), class_prior, len(class_prior)
+        self.image_shape = (3, img_height, img_width)
+        self.class_prior = class_prior
+        classes = len(class_prior)
         self.stages = nn.ModuleList([Stage(3, 0, classes, width)])
         while min(img_height, img_width) >= 2 * MIN_SIZE and img_height % 4 == img_width % 4 == 0:
             img_height, img_width = img_height // 2, img_width // 2
@@ -65,12 +64,13 @@ class Diffusion(nn.Module):
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Images (B, 3, H, W) in [0, 1] and labels (B,) -> (the prediction of v, v) of each stage."""
         dropped = torch.rand(len(labels), device=labels.device) < LABEL_DROPOUT
-        labels, parts = torch.where(dropped, len(self.class_prior), labels), self.decompose(2 * images - 1)
+        labels = torch.where(dropped, len(self.class_prior), labels)
+        parts = self.decompose(2 * images - 1)
         return [stage(*pair, labels) for stage, pair in zip(self.stages, parts, strict=True)]
 
     @staticmethod
-    def measure(outputs, images) -> tuple[torch.Tensor, dict]:
-        """(the loss to minimise, what the log says of it) for what `forward` returns: the mean of the stages."""
+    def loss(outputs: list, images: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """(the loss to minimise, the metrics for the log) for what `forward` returned: the mean of the stages."""
         loss = torch.stack([F.mse_loss(prediction.float(), v) for prediction, v in outputs]).mean()
         return loss, {"loss": loss.item()}
 
@@ -126,8 +126,11 @@ class Stage(nn.Module):
 
         The timesteps are evenly spaced over the batch, from a random one on (Kingma et al. 2021, appendix I.1).
         """
+        count = len(x0)
+        device = x0.device
         both = torch.cat([x0, condition], dim=1) / self.std
-        x0, condition, count, device = both[:, : self.channels], both[:, self.channels :], len(x0), x0.device
+        x0 = both[:, : self.channels]
+        condition = both[:, self.channels :]
         spacing = torch.arange(count, device=device) * TIMESTEPS // count
         t = (torch.randint(TIMESTEPS, (1,), device=device) + spacing) % TIMESTEPS + 1
         alpha, sigma = schedule(t)
@@ -147,11 +150,13 @@ class Stage(nn.Module):
         guidance above 1 extrapolates away from the unconditional prediction (classifier-free guidance, Ho & Salimans
         2022, where it is 1 + w): truer to the class, and less varied.
         """
-        std, condition = self.std[: self.channels], condition / self.std[self.channels :]
+        std = self.std[: self.channels]
+        condition = condition / self.std[self.channels :]
         even = torch.linspace(1, 0, steps + 1, device=x.device)
         timesteps = TIMESTEPS * (even - torch.sin(2 * math.pi * even) / (4 * math.pi))
         alphas, sigmas = schedule(timesteps)
-        axis, previous = (alphas / sigmas).asinh(), None
+        axis = (alphas / sigmas).asinh()
+        previous = None
         for step, t in enumerate(timesteps[:-1].expand(len(x), -1).T):
             v = self.predict(torch.cat([x, condition], dim=1), t, labels, guidance)
             x0 = alphas[step] * x - sigmas[step] * v

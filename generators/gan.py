@@ -1,8 +1,9 @@
-"""The generative adversarial network of the flowers: a generator, and a critic that tells its samples from photographs.
+"""The generative adversarial network of the flowers: a generator, and a critic that distinguishes its samples from
+photographs.
 
     model = GAN(encoding_dim=64)
     images = model.generator(latents)               # (B, 64) from N(0, I) -> (B, 3, 24, 24) in [0, 1]
-    loss, log = model.measure(model(photographs), photographs)
+    loss, metrics = model.loss(model(photographs), photographs)
 
 R3GAN (Huang et al. 2024) on a small scale. The critic gives photographs x and generated images y a logit each, and both
 losses are of pairs, softplus(critic(y) - critic(x)) and the reverse (a relativistic GAN). Zero-centred gradient
@@ -30,13 +31,12 @@ class GAN(nn.Module):
     Raises ValueError where the height or the width is not a multiple of 4.
     """
 
-    name = "GAN"
-    is_dist = has_label = False
-
     def __init__(self, encoding_dim: int, img_height: int = 24, img_width: int = 24, width: int = 32):
         super().__init__()
-        self.encoding_dim, size = encoding_dim, quarter(img_height, img_width)
-        self.generator, self.critic = build_generator(encoding_dim, *size, width), build_critic(*size, width)
+        size = quarter(img_height, img_width)
+        self.encoding_dim = encoding_dim
+        self.generator = build_generator(encoding_dim, *size, width)
+        self.critic = build_critic(*size, width)
         self.standardised = Standardise(img_height, img_width)
 
     def standardise(self, images: torch.Tensor) -> None:
@@ -68,25 +68,27 @@ class GAN(nn.Module):
         return self.generator(latents)
 
     @staticmethod
-    def measure(outputs: dict, photographs: torch.Tensor) -> tuple[torch.Tensor, dict]:
-        """(the loss to minimise, what the log says of it) for what `forward` returns.
+    def loss(outputs: dict, photographs: torch.Tensor) -> tuple[torch.Tensor, dict]:
+        """(the loss to minimise, the metrics for the log) for what `forward` returned.
 
         The log's loss is neither player's, whose losses say how even the game is and not how good the images are,
         but the distance of the generated images to the photographs.
         """
-        real, fake = outputs["real_logits"], outputs["fake_logits"]
+        real = outputs["real_logits"]
+        fake = outputs["fake_logits"]
         differences = [real - outputs["perturbed_real"], fake - outputs["perturbed_fake"]]
         critic = softplus(fake - real).mean()
         penalty = sum(difference.square().mean() for difference in differences) / FD_SIGMA**2  # E |gradient|^2, about
         generator = softplus(real.detach() - outputs["generator_logits"]).mean()
         distance = energy_distance(outputs["images"].detach(), photographs)
-        log = {"loss": distance.item(), "critic": critic.item(), "generator": generator.item()}
-        return critic + PENALTY / 2 * penalty + generator, log
+        metrics = {"loss": distance.item(), "critic": critic.item(), "generator": generator.item()}
+        return critic + PENALTY / 2 * penalty + generator, metrics
 
 
 def build_generator(encoding_dim: int, height: int, width: int, channels: int) -> nn.Sequential:
     """Latent vectors (B, encoding_dim) -> images (B, 3, 4 height, 4 width) in [0, 1]."""
-    wide, narrow = 4 * channels, 2 * channels
+    wide = 4 * channels
+    narrow = 2 * channels
     return nn.Sequential(
         nn.Linear(encoding_dim, wide * height * width),
         nn.Unflatten(1, (wide, height, width)),  # (B, 4 channels, H/4, W/4)
@@ -104,7 +106,8 @@ def build_generator(encoding_dim: int, height: int, width: int, channels: int) -
 
 def build_critic(height: int, width: int, channels: int) -> nn.Sequential:
     """What `show` returns (B, 3, 4 height, 4 width) -> logits (B, 1). No normalisation: its gradient is penalised."""
-    wide, narrow = 4 * channels, 2 * channels
+    wide = 4 * channels
+    narrow = 2 * channels
     return nn.Sequential(
         nn.PixelUnshuffle(PATCH),
         nn.Conv2d(3 * PATCH**2, narrow, 3, padding=1),  # (B, 2 channels, H/2, W/2)
@@ -165,7 +168,10 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     are of one distribution (Szekely & Rizzo 2013). Estimated without bias, so it may fall below 0; of one image each,
     which has no others, 2 |x - y|."""
     exact = "donot_use_mm_for_euclid_dist"  # or the distance of an image to itself would not be 0
-    x, y = x.flatten(1), y.flatten(1)
-    between, within_x, within_y = (torch.cdist(a, b, compute_mode=exact) for a, b in ((x, y), (x, x), (y, y)))
+    x = x.flatten(1)
+    y = y.flatten(1)
+    between = torch.cdist(x, y, compute_mode=exact)
+    within_x = torch.cdist(x, x, compute_mode=exact)
+    within_y = torch.cdist(y, y, compute_mode=exact)
     others = max(1, len(x) * (len(x) - 1))
     return 2 * between.mean() - (within_x.sum() + within_y.sum()) / others

@@ -1,4 +1,4 @@
-"""The networks of the diffusion model, which are told the timestep and the label.
+"""The networks of the diffusion model, whose input is an image, a timestep and a label.
 
     unet = UNet(inputs=3, outputs=3, classes=3, width=48)
     v = unet(x, t, labels)                          # (B, 3, 12, 12), (B,), (B,) -> (B, 3, 12, 12)
@@ -24,7 +24,9 @@ class UNet(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, classes: int, width: int):
         super().__init__()
-        fine, coarse, emb = width, 2 * width, 4 * width
+        fine = width
+        coarse = 2 * width
+        emb = 4 * width
         self.embedding = Embedding(classes, width)
         self.conv_in = nn.Conv2d(inputs, fine, 3, padding=1)
         self.down1 = nn.ModuleList([Block(fine, fine, emb), Block(fine, fine, emb)])
@@ -40,7 +42,8 @@ class UNet(nn.Module):
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, outputs, H, W)."""
         emb = self.embedding(t, labels)
-        x, skips = self.conv_in(x), []  # (B, width, H, W)
+        x = self.conv_in(x)  # (B, width, H, W)
+        skips = []
         for block in self.down1:
             skips.append(x := block(x, emb))
         x = self.downsample(x)  # (B, width, H/2, W/2)
@@ -67,7 +70,8 @@ class LocalNet(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, outputs, H, W)."""
-        x, emb = self.conv_in(x), self.embedding(t, labels)
+        emb = self.embedding(t, labels)
+        x = self.conv_in(x)
         for block in self.blocks:
             x = block(x, emb)
         return self.out(x)
@@ -78,7 +82,8 @@ class Embedding(nn.Module):
 
     def __init__(self, classes: int, width: int):
         super().__init__()
-        self.width, emb = width, 4 * width
+        emb = 4 * width
+        self.width = width
         self.timestep_mlp = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.label_embedding = nn.Embedding(classes + 1, emb)
 
@@ -100,9 +105,11 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, emb: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(GROUPS, inputs), nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm1 = nn.GroupNorm(GROUPS, inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.scale_shift = nn.Linear(emb, 2 * outputs)
-        self.norm2, self.conv2 = nn.GroupNorm(GROUPS, outputs), zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.norm2 = nn.GroupNorm(GROUPS, outputs)
+        self.conv2 = zero_init(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
@@ -118,7 +125,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm, self.query_key_value = nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.norm = nn.GroupNorm(GROUPS, channels)
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,9 @@ class Standardise(nn.Module):
         super().__init__()
         self.scales = 0
         while height % 2 == width % 2 == 0:
-            height, width, self.scales = height // 2, width // 2, self.scales + 1
+            height //= 2
+            width //= 2
+            self.scales += 1
         self.register_buffer("details_std", torch.ones(self.scales, 9, 1, 1))
         self.register_buffer("coarsest_std", torch.ones(3, 1, 1))
 

@@ -28,11 +28,12 @@ def tiny_mnist(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_flowers(tiny_flowers, tmp_path_factory):
     """(output root, {model: (history, log)}): all of train_script.py's models, trained for three epochs on images of
-    12x16. Tests that write below the root copy what they need first."""
-    root, runs = tmp_path_factory.mktemp("trained flowers"), {}
-    flags = ["--data-root", tiny_flowers, "--output-root", root, "--image-size", 12, 16, "--epochs", 3]
-    for name in train_script.DEFAULTS:
-        dims = ["--encoding-dim", 8] if train_script.DEFAULTS[name]["encoding_dim"] else []
+    12x12. Tests that write below the root copy what they need first."""
+    root = tmp_path_factory.mktemp("trained flowers")
+    runs = {}
+    flags = ["--data-root", tiny_flowers, "--output-root", root, "--image-size", 12, "--epochs", 3]
+    for name, training in train_script.TRAININGS.items():
+        dims = ["--encoding-dim", 8] if training.encoding_dim else []
         runs[name] = logged(train_script.main, "--model", name, *flags, *dims)
     return root, runs
 
@@ -41,8 +42,11 @@ def trained_flowers(tiny_flowers, tmp_path_factory):
 def trained_mnist(tiny_mnist, tmp_path_factory):
     """(output root, {model: (history, log)}): main.py's models with 16 hidden units and 3 latents, after three epochs.
     Tests that write below the root copy what they need first."""
-    root, runs = tmp_path_factory.mktemp("trained mnist"), {}
-    flags = ["--data-root", tiny_mnist, "--output-root", root, "--hidden-size", 16, "--latent-size", 3, "--epochs", 3]
-    for name in ("AE", "VAE", "CVAE"):
-        runs[name] = logged(main.main, "--model", name, *flags)
+    root = tmp_path_factory.mktemp("trained mnist")
+    runs = {}
+    flags = ["--data-root", tiny_mnist, "--output-root", root, "--latent-size", 3, "--epochs", 3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "HIDDEN_SIZE", 16)
+        for name in main.BETAS:
+            runs[name] = logged(main.main, "--model", name, *flags)
     return root, runs

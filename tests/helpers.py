@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from common import PROJECT
+from common.checkpoints import load_checkpoint
+from common.run import Run
 from datasets.synthetic import FLOWER_CLASSES, make_digits, make_flowers
-from evaluation import submission
-from training import PROJECT
-from training.checkpoints import load_checkpoint
-from training.learner import TorchLearner
 
 REAL_FLOWERS, REAL_MNIST = PROJECT / "flowers", PROJECT / "mnist"
 needs_flowers = pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="the photographs are not in ./flowers")
@@ -82,16 +80,16 @@ def run(argv, **options):
     return process.returncode, out, err
 
 
-def interrupt_in_epoch(monkeypatch, epoch_to_stop, learner=TorchLearner):
-    """Let every training be interrupted, as by Ctrl-C, in the first step of that epoch."""
-    step = learner.train_step
+def interrupt_in_epoch(monkeypatch, epoch_to_stop):
+    """Let every training be interrupted, as by Ctrl-C, after the first step of that epoch."""
+    record = Run.record
 
-    def train_step(self, images, labels, epoch):
-        if epoch == epoch_to_stop:
+    def interrupted(self, metrics):
+        if len(self.history) + 1 == epoch_to_stop:
             raise KeyboardInterrupt
-        return step(self, images, labels, epoch)
+        record(self, metrics)
 
-    monkeypatch.setattr(learner, "train_step", train_step)
+    monkeypatch.setattr(Run, "record", interrupted)
 
 
 def skip_if_changed():
@@ -100,20 +98,6 @@ def skip_if_changed():
     with contextlib.suppress(FileNotFoundError):  # no git
         if subprocess.run(git, cwd=PROJECT, capture_output=True).returncode == 1:
             pytest.skip("models/, vis/ or log/ hold other results than the repository's")
-
-
-def files_of(name):
-    """The files that are checked of a model, below the output root."""
-    return [check for check in submission.plan(name) if "/" in check]
-
-
-def hand_in(root, name):
-    """Copy what is committed of a model below root; returns root."""
-    skip_if_changed()
-    for file in files_of(name):
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / file, root / file)
-    return root
 
 
 # ---------------------------------------------------------------- comparisons

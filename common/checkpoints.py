@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from training import UserError, printable
+from common import UserError, printable
 
 ENTRIES = {"model": str, "config": dict, "data": dict, "settings": dict, "history": list, "state_dict": dict}
-WEIGHTS = ("state_dict", "raw_state_dict", "optimizer", "scheduler", "frames")  # entries that hold arrays or tensors
+WEIGHTS = ("state_dict", "raw_state_dict", "averaged", "optimizer", "scheduler")  # entries that hold arrays or tensors
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights in a .pth file
 MAX_VALUES = 1_000_000  # in the other entries; a run of 10,000 epochs has 100,000
-MAX_STRING = 1000  # letters of a string in them
+MAX_STRING = 1000  # letters of a text in them
 
 
 @contextmanager
@@ -65,14 +65,14 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
 
 @contextmanager
 def run_lock(folder: Path, model: str):
-    """Keep other runs from writing the checkpoints of a model in a folder, and remove what a killed one left half
-    written. The system frees the lock when the process ends, however it ends. Raises UserError where it is taken."""
+    """Keep other runs from writing the checkpoints of a model in a folder, and remove the half-written files of a killed
+    one. The system frees the lock when the process ends, however it ends. Raises UserError where another run has it."""
     lock = FileLock(folder / f"LastModel_{model}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        advice = "wait until it ends, or give this one another folder with --output-root"
+        advice = "wait until it ends, or choose another folder for this one with --output-root"
         raise UserError(f"another run is training {model} in {folder}: {advice}") from None
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror})") from None
@@ -83,8 +83,8 @@ def run_lock(folder: Path, model: str):
 
 
 def keep_copies(paths: list[Path]) -> Path | None:
-    """Copy the checkpoints of a run, in one models/ folder, to replaced/<model>_<number>/models/ beside that: a folder
-    that every script takes as its --output-root. Returns it, or None where nothing is to do. Raises UserError."""
+    """Copy the checkpoints of a run, in one models/ folder, to replaced/<model>_<number>/models/ beside it: a folder that
+    every script accepts as its --output-root. Returns it, or None where the same copies exist. Raises UserError."""
     if not paths:
         return None
     for number in count(1):
@@ -102,9 +102,9 @@ def keep_copies(paths: list[Path]) -> Path | None:
 
 def load_checkpoint(path: Path, made_by: str) -> dict:
     """Read what `save_checkpoint` wrote, without running any code that a hostile file may hold, and in memory of about
-    the file's size. What it returns has the entries that `fit` saves, of their types.
+    the file's size. The checkpoint has the entries of `ENTRIES`, of these types.
 
-    made_by: what makes the file, for the error message. Raises UserError.
+    made_by: the command that makes the file, for the error message. Raises UserError.
     """
     if not os.path.isfile(path):  # unlike pathlib it does not raise where a folder may not be entered
         problem = "is not a file" if os.path.lexists(path) else "does not exist, or may not be read"
@@ -120,12 +120,12 @@ def load_checkpoint(path: Path, made_by: str) -> dict:
             _check_tensors(checkpoint["state_dict"], len(data))
     except ValueError as error:
         problem = f"is not a readable checkpoint of this project ({error})"
-        raise UserError(f"{path} {problem}; make it anew with {made_by}") from None
+        raise UserError(f"{path} {problem}; make a new one with {made_by}") from None
     return checkpoint
 
 
 def _unpickle(data, suffix):
-    """What the file holds; raises ValueError, whatever the libraries raise."""
+    """The content of a file. Raises ValueError, whatever the libraries raise."""
     try:
         return _load_arrays(data) if suffix == ".pkl" else _load_tensors(data)
     except Exception as error:  # a damaged file can make pickle and PyTorch raise almost anything
@@ -152,8 +152,8 @@ def _load_arrays(data):
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads plain Python values and arrays. A pickle names the functions that rebuild its objects, with any arguments
-    it likes; NumPy's own would build arrays of pointers from bytes, so these take their place."""
+    """Reads plain Python values and arrays. A pickle names the functions that rebuild its objects, with any arguments;
+    NumPy's own functions would build arrays of pointers from bytes, so ours take their place."""
 
     def find_class(self, module, name):
         if (module, name) == ("numpy", "dtype"):
@@ -166,7 +166,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _DType:
-    """What a pickle says of a dtype: its kind and size, then (by __setstate__) its byte order."""
+    """A dtype in a pickle: its kind and size, then (by __setstate__) its byte order."""
 
     def __init__(self, name, *_):
         self.name, self.order = name, "="
@@ -194,7 +194,7 @@ class _Array(np.ndarray):
 
 
 def _check_entries(checkpoint):
-    """Raise ValueError where a checkpoint lacks what `fit` saves, before any code works on it."""
+    """Raise ValueError where a checkpoint lacks an entry, before any code works on it."""
     if not isinstance(checkpoint, dict):
         raise ValueError("it holds no dict")
     check_types(checkpoint, ENTRIES)
@@ -206,13 +206,13 @@ def _check_entries(checkpoint):
         if not isinstance(row, dict) or not {"epoch", "train_loss", "valid_loss"} <= row.keys() == names:
             raise ValueError("its history lacks losses")
         if not all(type(number) in (int, float) for number in row.values()):
-            raise ValueError("its history holds what is no number")
+            raise ValueError("its history holds a loss that is not a number")
 
 
-def check_types(found: dict, expected: dict) -> None:
+def check_types(entries: dict, expected: dict) -> None:
     """Raise ValueError unless the dict has entries of the types in {name: type}."""
     for name, kind in expected.items():
-        if name not in found or not isinstance(found[name], kind):
+        if name not in entries or not isinstance(entries[name], kind):
             raise ValueError(f"it has no {name}, or not of the right type")
 
 

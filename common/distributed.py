@@ -1,9 +1,9 @@
-"""Training in several processes, one for each core or GPU, that share the images out among them.
+"""Training in several processes, one for each core or GPU, which share the images between them.
 
     torchrun --nproc-per-node 2 train_script.py --model VAE --batch-size 8      # as one process with batches of 16
 
-torchrun starts the processes and tells each its rank; PyTorch averages their gradients. Without torchrun there is one
-process, its rank is 0, and what is here returns what it is given.
+torchrun starts the processes and numbers them; PyTorch averages their gradients. Without torchrun there is one process,
+of rank 0, and the functions below return their input unchanged.
 """
 
 import os
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from training import UserError
+from common import UserError
 
 
 def rank() -> int:
@@ -39,9 +39,10 @@ def init_distributed(name: str) -> torch.device:
     if world_size() == 1:
         return device
     if device.type == "cuda":
-        number, gpus = _from_torchrun("LOCAL_RANK", 0), torch.cuda.device_count()
+        number = _from_torchrun("LOCAL_RANK", 0)
+        gpus = torch.cuda.device_count()
         if number >= gpus:
-            raise UserError(f"this is process {number + 1} of this machine, which has {gpus} GPUs; use --device cpu")
+            raise UserError(f"this is process {number + 1} on this machine, which has {gpus} GPUs; use --device cpu")
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
@@ -74,8 +75,9 @@ def shutdown() -> None:
         os._exit(0)
 
 
-def average_gradients(model: torch.nn.Module) -> torch.nn.Module:
-    """The model to call in training: every backward pass ends with the mean of all processes' gradients."""
+def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
+    """The model to call in training: every backward pass ends with the mean of all processes' gradients. Only what
+    passes through the model's `forward` is averaged."""
     return model if world_size() == 1 else DistributedDataParallel(model)
 
 
@@ -89,7 +91,7 @@ def all_reduce_sum(numbers: list[float]) -> list[float]:
 
 
 def broadcast(value):
-    """What this is in the process of rank 0."""
+    """The value held by rank 0."""
     if world_size() == 1:
         return value
     box = [value]
@@ -99,7 +101,7 @@ def broadcast(value):
 
 @contextmanager
 def rank_0_first():
-    """What one process leaves on the disk for the others, as a download, is done by rank 0 before they begin."""
+    """Let rank 0 run the block before the others: what it downloads, they find."""
     if rank():
         broadcast(None)
     yield

@@ -1,1 +1,0 @@
-"""What playground.py shows: answers of the trained models, as pictures for a page. None of it needs Gradio."""

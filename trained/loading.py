@@ -1,0 +1,146 @@
+"""A trained model, rebuilt from its checkpoint alone, the images that it was trained on, and its name in titles.
+
+model, checkpoint = load_model("VAE", output_root)
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import UserError, is_synthetic
+from common.checkpoints import check_types, load_checkpoint
+from common.figures import plot_losses
+from common.process import say
+from data import create_flower_dataloaders
+from datasets.images import ImageDataset
+from trained.registry import MODELS, Entry, checkpoint_file, loss_unit, training_command
+
+MAX_SIDE = 1024  # pixels of the height and of the width of images that a checkpoint may be for
+DATA = {"name": str, "image_size": list, "fingerprint": str, "classes": list, "images": int}
+
+
+def load_model(name: str, output_root: Path):
+    """(model, checkpoint) of the best model of that name, on the CPU. Raises UserError."""
+    path = output_root / "models" / checkpoint_file(name)
+    made_by = f"`{training_command(name, output_root)}`"
+    checkpoint = load_checkpoint(path, made_by)
+    if checkpoint["model"] != name or "epoch" not in checkpoint:
+        state = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
+        raise UserError(f"{path} holds {state}, expected the best of {name}; make a new one with {made_by}")
+    entry = MODELS[name]
+    try:
+        _check(entry, checkpoint)
+        name_model(checkpoint)
+        rebuild = _rebuild_mlp if entry.suffix == ".pkl" else _rebuild_torch
+        return rebuild(entry.build, checkpoint["config"], checkpoint["state_dict"]), checkpoint
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()[:30])  # PyTorch lists every layer that does not fit
+        raise UserError(f"{path} does not hold the model {name} ({reason}); make a new one with {made_by}") from None
+
+
+def _rebuild_torch(build, config, state_dict):
+    with torch.device("meta"):  # without memory, however large an untrusted file says that its layers are
+        model = build(**config)
+    weights = {name: weight.float().contiguous() for name, weight in state_dict.items()}
+    model.load_state_dict(weights, assign=True)
+    return model.eval().to(memory_format=torch.channels_last)  # convolutions on the CPU take half the time
+
+
+def _rebuild_mlp(build, config, state_dict):
+    check_types(state_dict, {"encoder": list, "decoder": list})
+    height, width = config["image_size"]
+    if np.shape(state_dict["encoder"][0]) != (256, 3 * height * width):  # before memory is allocated for that many
+        raise ValueError(f"its layers are not for images of {height}x{width}")
+    model = build(**config)
+    model.load_state_dict(state_dict)
+    return model
+
+
+def _check(entry: Entry, checkpoint: dict) -> None:
+    """Raise ValueError where a checkpoint contradicts itself, before anything is computed from it."""
+    config = checkpoint["config"]
+    data = checkpoint["data"]
+    if config.keys() != entry.config.keys():
+        raise ValueError(f"its configuration is {', '.join(config)}, expected {', '.join(entry.config)}")
+    check_types(config, entry.config)
+    check_types(data, DATA)
+    check_types(checkpoint, {"seed": int, **{f"valid_{name}": (int, float) for name in entry.metrics}})
+    if checkpoint["seed"] < 0:
+        raise ValueError("its seed is negative")
+    size = config.get("image_size") or [config.get("img_height", 28), config.get("img_width", 28)]
+    if data["image_size"] != size or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
+        raise ValueError(f"its images are {size}, and its data {data['image_size']}, at most {MAX_SIDE}x{MAX_SIDE}")
+    if entry.data == "flowers" and not (type(data.get("split_seed")) is int and data["split_seed"] >= 0):
+        raise ValueError("its data has no split seed")
+    prior = config.get("class_prior", [])
+    count = config.get("classes", len(prior) or len(data["classes"]))
+    if count != len(data["classes"]) or not all(isinstance(value, float) for value in prior):
+        raise ValueError("its classes are not those of its data")
+
+
+def name_model(checkpoint: dict) -> str:
+    """The name of a trained model in titles."""
+    name = checkpoint["model"]
+    loss = three_digits(checkpoint["valid_loss"])
+    unit = loss_unit(name, checkpoint["settings"])
+    return f"{name.removeprefix('MNIST_')}, epoch {checkpoint['epoch']}, validation loss {loss} ({unit})"
+
+
+def plot_loss_curves(checkpoint: dict, root: Path) -> None:
+    """Plot the losses of a training, vis/loss_<M>.png below a root."""
+    name = checkpoint["model"]
+    title = f"{name.removeprefix('MNIST_')} on {checkpoint['data']['name']}"
+    unit = loss_unit(name, checkpoint["settings"])
+    plot_losses(checkpoint["history"], root / "vis" / f"loss_{name}.png", title, unit)
+
+
+def three_digits(number: float) -> str:
+    """Rounded to three significant digits, without the exponent that large numbers have: 701.5 -> "702"."""
+    rounded = float(f"{number:.3g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 1000 else f"{rounded:#.3g}".rstrip(".")
+
+
+def fingerprint(model) -> str:
+    """A hash of a model's weights, bit for bit."""
+    digest = hashlib.sha256()
+    for name, weights in sorted(model.state_dict().items()):
+        for array in weights if isinstance(weights, list) else [weights]:
+            digest.update(f"{name} {tuple(array.shape)}".encode() + np.asarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def name_source(shown: dict, checkpoint: dict) -> str:
+    """The name of the images `shown` in titles, with a note where the model was trained on others."""
+    trained = checkpoint["data"]
+    if shown["fingerprint"] == trained["fingerprint"]:  # which may be in a folder of another name here
+        return trained["name"]
+    say(f"note: these are not the images that {checkpoint['model']} was trained on: {trained['name']}")
+    return f"{shown['name']}\n(not the images it was trained on: {trained['name']})"
+
+
+def find_loaders(trained: dict, data: str = "auto", data_root=None, otherwise: str = "auto", batch_size: int = 1):
+    """(train loader, validation loader) of photographs, of the size and with the split that a model was trained on.
+
+    trained: its checkpoint's data; data and data_root: as flags; otherwise: takes the place of "auto", except for a
+    model that was trained on the stand-in, which gets the stand-in. Raises UserError.
+    """
+    if data == "auto":
+        data = "synthetic" if is_synthetic(trained) and not data_root else otherwise
+    height, width = trained["image_size"]
+    return create_flower_dataloaders(batch_size, data_root, width, height, data, trained["split_seed"])
+
+
+def load_photographs(checkpoint: dict, data: str = "auto", data_root=None) -> tuple[ImageDataset, ImageDataset]:
+    """The training and the held-out photographs of a checkpoint. Raises UserError where these are not here."""
+    trained = checkpoint["data"]
+    train_loader, valid_loader = find_loaders(trained, data, data_root, "real")
+    here = train_loader.dataset.info
+    if here["fingerprint"] != trained["fingerprint"]:
+        expected, present = (f"{info['name']} with the fingerprint {info['fingerprint']}" for info in (trained, here))
+        raise UserError(
+            f"{checkpoint['model']} was trained on {expected}, found {present}:"
+            " name the right folder with --data-root or --data, or train the model again"
+        )
+    return train_loader.dataset, valid_loader.dataset
