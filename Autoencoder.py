@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 AE_ENCODING_DIM = 64
 
 
-# 作业 Part 3.1 (7.5 分，Part 3 合计): Convolutional Autoencoder 的模型架构
+# 作业 Part 3.1 (Part 3 合计 7.5 分): Convolutional Autoencoder 的模型架构
 class Autoencoder(nn.Module):
     """Images (B, 3, img_height, img_width) in [0, 1] -> their reconstructions.
 

@@ -39,7 +39,7 @@ def parse_args(argv=None):
 class MLPAutoencoder(Graph):
     """3*H*W -> 256 -> 128 -> 64 (latent) -> 128 -> 256 -> 3*H*W, of images in [0, 1]."""
 
-    # 作业 Part 2.1 (12.5 分，Part 2 合计): encoder 和 decoder
+    # 作业 Part 2.1 (Part 2 合计 12.5 分): encoder 和 decoder
     def __init__(self, image_size: list[int]):
         height, width = image_size
         pixels = 3 * height * width
@@ -150,7 +150,7 @@ def main(argv=None):
         suffix=".pkl",
     ) as run:
         for epoch in run.epochs():
-            # 作业 Part 2.2: early stopping, after --patience epochs without a lower validation loss
+            # 作业 Part 2.2: Early Stopping, after --patience epochs without a lower validation loss
             if run.epochs_since_best >= args.patience:
                 break
 
@@ -171,7 +171,7 @@ def main(argv=None):
                 loss = mse.forward(reconstruction, x)
                 run.record({"loss": loss})
 
-            # 作业 Part 2.2: model saving, whenever the validation loss is lower than ever before
+            # 作业 Part 2.2: Model Saving, to models/BestModel_MLPAE.pkl, when the validation loss is the lowest so far
             if run.valid_loss < run.best_loss:
                 run.save_best()
             run.end_epoch()  # the epoch's line of the log, and LastModel_MLPAE.pkl for --resume

@@ -18,7 +18,7 @@ LOG_VAR_RANGE = (-10.0, 10.0)  # of the logarithm of a variance, so that exp nei
 INITIAL_LOG_VAR = -2.0  # less noise at the start than N(0, 1) has
 
 
-# 作业 Part 4.1 (7.5 分，Part 4 合计): VarAutoencoder 的模型框架
+# 作业 Part 4.1 (Part 4 合计 7.5 分): VarAutoencoder 的模型框架
 class VarAutoencoder(Autoencoder):
     """An encoder that returns a distribution, q(z|x) = N(mu(x), diag(exp(log_var(x)))) (Kingma & Welling 2014).
 

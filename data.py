@@ -39,9 +39,9 @@ def create_flower_dataloaders(
 
     root, or ./flowers in the project's folder, holds one sub-folder per class with images of any format that Pillow
     reads, at any depth. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is
-    named and ./flowers does not exist. Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1] and
-    int64 (B,), where B is batch_size in training and at least 256 in validation. transform, `mirror` for example, is
-    applied to training images. Raises UserError where root is missing, holds no class, an empty class, or fewer than
+    named and ./flowers does not exist. Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1]
+    and int64 (B,), where B is batch_size in training and at least 256 in validation. transform, `mirror` for example,
+    is applied to training images. Raises UserError where root is missing, holds no class, an empty class, or fewer than
     two images.
     """
     folder = find_photographs(root, data)
@@ -59,6 +59,7 @@ def create_flower_dataloaders(
     return make_loaders(batch_size, train, valid)
 
 
+# 作业 (MNIST, 不单独计分): 对数据集的处理, 包括得到 dataloader 的功能
 def create_mnist_dataloaders(
     batch_size: int, root: str | Path | None = None, data: str = "auto", transform: Callable | None = None
 ) -> tuple[DataLoader, DataLoader, DataLoader]:

@@ -60,7 +60,7 @@ def parse_args(argv=None):
     return args
 
 
-# 作业 45/100 (main.py 合计): 损失函数的实现
+# 作业 main.py 合计 45/100: 损失函数的实现
 class Losses:
     """The losses of the three autoencoders, per image: reconstruction + beta KL(q(z|x) || N(0, I)).
 
@@ -152,7 +152,7 @@ def train(
     with start_run(
         name, root, parts, config=config, data=info, settings=settings, seed=seed, resume=resume, run_class=run_class
     ) as run:
-        # 作业 45/100 (main.py 合计): train 过程的实现
+        # 作业 main.py 合计 45/100: train 过程的实现
         for epoch in run.epochs():
             if run.epochs_since_best >= PATIENCE:  # early stopping
                 break
@@ -224,7 +224,7 @@ def main(argv=None):
     return best["history"]
 
 
-# 作业 45/100 (main.py 合计): 三种自编码器在 MNIST 上的结果
+# 作业 main.py 合计 45/100: 三种自编码器在 MNIST 上的结果
 def plot_pictures(model, checkpoint: dict, test_set, root: Path, seed: int) -> None:
     """Plot what a trained model does with test digits and with random latent vectors, below a root."""
     plot_test_digits(model, checkpoint, test_set, root)

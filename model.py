@@ -17,6 +17,7 @@ from torch.nn.functional import one_hot
 IMAGE_SHAPE = (1, 28, 28)
 CLASSES = 10
 BLOCKS = 2  # residual blocks behind the first hidden layer
+LABEL_SCALE = 5.0  # of the one-hot label beside pixels or z, vectors of length 9 and 4.5: it counts as much as they do
 LOG_SIGMA_RANGE = (-10.0, 10.0)  # so that exp neither overflows nor vanishes
 LOGIT_RANGE = (-15.0, 15.0)  # so that no pixel is certain, and no error in it costs more than 15 nats
 
@@ -173,10 +174,11 @@ def sample(mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 
 def with_label(inputs: torch.Tensor, ys: torch.Tensor | None) -> torch.Tensor:
-    """Inputs (B, D) beside their labels (B,), one-hot: (B, D + CLASSES). Raises TypeError where labels are missing."""
+    """Inputs (B, D) beside their labels (B,), one-hot times LABEL_SCALE: (B, D + CLASSES). Raises TypeError where the
+    labels are missing."""
     if ys is None:
         raise TypeError("the CVAE needs the labels ys beside the images or the latent vectors")
-    return torch.cat([inputs, one_hot(ys, CLASSES).to(inputs.dtype)], dim=1)
+    return torch.cat([inputs, LABEL_SCALE * one_hot(ys, CLASSES).to(inputs.dtype)], dim=1)
 
 
 def refuse_unknown(owner: str, kwargs: dict, known: str = "no further arguments") -> None:

@@ -12,7 +12,6 @@ Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth and vis/loss_<M>.png.
 """
 
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -143,6 +142,17 @@ def make_config(name: str, encoding_dim: int | None, image_size: int, dataset) -
     return {argument: available[argument] for argument in MODELS[name].config}
 
 
+def build_model(name: str, config: dict, photographs):
+    """The untrained model of these arguments; GAN and DDPM measure the photographs that they are to be trained on."""
+    model = MODELS[name].build(**config)
+    if MODELS[name].standardises:
+        model.standardise(photographs[:][0])
+    size = f"3x{config['img_height']}x{config['img_width']}"
+    layers = f"{size} -> {config['encoding_dim']} -> {size}" if MODELS[name].reconstructs else size
+    log(f"Model: {name}, {layers}, {sum(map(torch.numel, model.parameters())):,} parameters")
+    return model
+
+
 def main(argv=None, trainings=TRAININGS):
     """Train; returns the history. trainings: of the models that --model knows."""
     args = parse_args(argv, trainings)
@@ -164,10 +174,7 @@ def main(argv=None, trainings=TRAININGS):
 
     seed_everything(args.seed)
     config = make_config(args.model, args.encoding_dim, args.image_size, photographs)
-    model = entry.build(**config)
-    if entry.standardises:
-        model.standardise(photographs[:][0])
-    log(f"Model: {args.model}, {sum(map(torch.numel, model.parameters())):,} parameters")
+    model = build_model(args.model, config, photographs)
     # with channels last convolutions are faster, but wrong on MPS (PyTorch issue 193349)
     layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
     model.to(device, memory_format=layout)

@@ -8,7 +8,7 @@ import numpy as np
 from autograd.BaseNode import Node
 
 
-# 作业 Part 1.2 (12.5 分，Part 1 合计): Nodes.py 中各节点的 forward 和 backward
+# 作业 Part 1.2 (Part 1 合计 12.5 分): Linear 的 forward 和 backward
 class Linear(Node):
     """Y = X Wᵀ + b with W: (out_features, in_features) and b: (out_features,), as in PyTorch.
 
@@ -45,6 +45,7 @@ class Linear(Node):
         return G @ W if self.input_grad else None
 
 
+# 作业 Part 1.2: ReLU 的 forward 和 backward
 class ReLU(Node):
     """Y = max(X, 0)."""
 
@@ -60,6 +61,7 @@ class ReLU(Node):
         return grad_output * (Y > 0)
 
 
+# 作业 Part 1.2: Sigmoid 的 forward 和 backward
 class Sigmoid(Node):
     """Y = 1 / (1 + exp(-X))."""
 
@@ -76,6 +78,7 @@ class Sigmoid(Node):
         return grad_output * Y * (1 - Y)
 
 
+# 作业 Part 1.2: MSE 的 forward 和 backward
 class MSE(Node):
     """L = mean (P - T)² over all elements of the prediction P and the target T."""
 

@@ -1,10 +1,13 @@
-"""How likely a variational autoencoder finds images: what its loss bounds, estimated by importance sampling.
+"""How likely a VAE finds images that it was not trained on: what its loss bounds, estimated by importance sampling.
 
-    estimate = estimate_likelihood(test_set, posterior, log_likelihood, samples=1000)
-    nll_line, bound_line = describe_estimate(estimate, samples=1000)    # "NLL: 86.12 +- 0.21 nats per image (...)", ...
+    python -m beyond.likelihood --model VAE             # held-out photographs; also: VAE_learned
+    python -m beyond.likelihood --model MNIST_VAE       # test digits; also: MNIST_CVAE, MNIST_IWAE
 
-The evidence lower bound is log p(x) less the KL of q(z|x) from p(z|x), which nobody knows. With K samples z of q(z|x),
-log p(x) ~ log 1/K sum of p(x|z) p(z) / q(z|x) is too low by ever less, the larger K is (Burda et al. 2016, theorem 1).
+The evidence lower bound is log p(x) minus KL(q(z|x) || p(z|x)), which is unknown. With K samples z of q(z|x)
+
+    log p(x) ~ log 1/K sum over k of p(x|z_k) p(z_k) / q(z_k|x)
+
+is too low by less and less as K grows (Burda et al. 2016, theorem 1).
 """
 
 import math
@@ -12,13 +15,26 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Bernoulli, Normal, kl_divergence
 from tqdm import tqdm
 
-from training import UserError
-from training.script import warn_of_waiting
+from beyond.iwae import NAME as IWAE
+from beyond.iwae import binarize
+from common import UserError, is_synthetic
+from common.distributed import init_distributed
+from common.flags import add_data_flags, add_device_flag, make_parser, natural_int, positive_int
+from common.process import log, run_script, warn_of_waiting
+from data import create_mnist_dataloaders
+from datasets.images import ImageDataset
+from generators.iwae import log_ratio
+from generators.variance import LearnedVariance, gaussian_nll
+from main import Losses
+from trained.loading import load_model, load_photographs, name_model
+from trained.registry import MODELS, Entry
 
-IMAGES, DECODED = 64, 2**23  # images at a time, and numbers in the images that are decoded at once
+VAES = ["VAE", "VAE_learned", "MNIST_VAE", "MNIST_CVAE", IWAE]
+BATCH = 64  # images at a time
+DECODED = 2**23  # numbers in the images that are decoded at once
 GREY_LEVELS = 256
 
 
@@ -26,15 +42,19 @@ class Estimate(NamedTuple):
     """Of each image, in nats: (N,)."""
 
     nll: torch.Tensor  # negative log-likelihood, by importance sampling
-    distortion: torch.Tensor  # the bound is the sum of -log p(x|z), mean over the samples,
-    rate: torch.Tensor  # and KL(q(z|x) || p(z))
+    distortion: torch.Tensor  # the mean of -log p(x|z) over the samples; distortion + rate is the bound
+    rate: torch.Tensor  # KL(q(z|x) || p(z))
 
 
-def log_ratio(zs: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor, prior_mu=0.0, prior_sigma=1.0) -> torch.Tensor:
-    """log q(z|x) - log p(z) of latent vectors (..., B, D), where q(z|x) = N(mu, sigma^2), each (B, D), and p = N(0, I)
-    or of the mean and standard deviation given: (..., B)."""
-    q, p = Normal(mu, sigma, validate_args=False), Normal(prior_mu, prior_sigma, validate_args=False)
-    return (q.log_prob(zs) - p.log_prob(zs)).sum(dim=-1)
+def parse_args(argv=None):
+    """The flags."""
+    parser = make_parser("Estimate how likely a trained VAE finds held-out images.")
+    parser.add_argument("--model", choices=VAES, required=True, help="whose likelihood")
+    parser.add_argument("--samples", metavar="K", type=positive_int, default=1000, help="samples of q(z|x) per image")
+    parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the samples")
+    add_device_flag(parser)
+    add_data_flags(parser, "folder of the images (default: ./flowers or ./mnist)")
+    return parser.parse_args(argv)
 
 
 @torch.no_grad()
@@ -43,52 +63,112 @@ def estimate_likelihood(
 ) -> Estimate:
     """Estimate -log p(x) of all images of a data set with so many samples each, in bounded memory.
 
-    posterior(images, labels) -> mu and sigma of q(z|x), each (B, D), and where the prior is not N(0, I) also of that;
-    log_likelihood(zs (K, B, D), images, labels) -> log p(x|z), (K, B), in nats. Raises UserError where a likelihood is
-    not finite.
+    posterior(images, labels) -> (mu, sigma) of q(z|x), each (B, D), and where the prior is not N(0, I) also its mu and
+    sigma; log_likelihood(zs (K, B, D), images, labels) -> log p(x|z), (K, B), in nats. Raises UserError where a
+    likelihood is not finite.
     """
-    found = []
+    estimates = []
     torch.manual_seed(seed)
-    starts = tqdm(range(0, len(dataset), IMAGES), "likelihood", unit="batch", disable=None, leave=False)
+    starts = tqdm(range(0, len(dataset), BATCH), "likelihood", unit="batch", disable=None, leave=False)
     with warn_of_waiting(dataset.images.device.type):
         for start in starts:
-            images, labels = dataset[start : start + IMAGES]
+            images, labels = dataset[start : start + BATCH]
             mu, sigma, *prior = posterior(images, labels)
-            log_sum, distortion = mu.new_full((len(mu),), -math.inf), mu.new_zeros(len(mu))
+            log_sum = mu.new_full((len(mu),), -math.inf)
+            distortion = mu.new_zeros(len(mu))
             chunk = max(1, DECODED // images.numel())
             for done in range(0, samples, chunk):
                 zs = mu + sigma * torch.randn(min(chunk, samples - done), *mu.shape, device=mu.device)
                 log_p = log_likelihood(zs, images, labels)
-                log_sum = torch.logaddexp(log_sum, (log_p - log_ratio(zs, mu, sigma, *prior)).logsumexp(dim=0))
+                log_w = log_p - log_ratio(zs, mu, sigma, *prior)
+                log_sum = torch.logaddexp(log_sum, log_w.logsumexp(dim=0))
                 distortion -= log_p.sum(dim=0) / samples
             nll = math.log(samples) - log_sum
-            q, p = (Normal(*of, validate_args=False) for of in ((mu, sigma), prior or (0.0, 1.0)))
-            rate = kl_divergence(q, p).sum(dim=1)
-            found.append(torch.stack([nll, distortion, rate]).cpu())
-    return Estimate(*check_finite(torch.cat(found, dim=1)))
+            q = Normal(mu, sigma, validate_args=False)
+            p = Normal(*(prior or (0.0, 1.0)), validate_args=False)
+            estimates.append(torch.stack([nll, distortion, kl_divergence(q, p).sum(dim=1)]).cpu())
+    return Estimate(*check_finite(torch.cat(estimates, dim=1)))
 
 
 def check_finite(nats: torch.Tensor) -> torch.Tensor:
-    """Likelihoods as they are. Raises UserError where one is not finite."""
+    """The likelihoods, unchanged. Raises UserError where one is not finite."""
     if not nats.isfinite().all():
-        raise UserError("the likelihood is not finite: the weights are damaged, train the model anew")
+        raise UserError("the likelihood is not finite: the weights are damaged, train the model again")
     return nats
 
 
+def estimate_photographs(model, dataset: ImageDataset, samples: int, seed: int) -> Estimate:
+    """The likelihood of photographs under a VAE of the flowers, whose p(x|z) is a Gaussian."""
+    variance = model.variance if isinstance(model, LearnedVariance) else torch.tensor(1 / 2)
+
+    def posterior(images, _):
+        mu, log_var = model.posterior(images)
+        return mu, torch.exp(0.5 * log_var)
+
+    def log_likelihood(zs, images, _):
+        reconstructions = model.decode(zs.flatten(0, 1)).unflatten(0, zs.shape[:2])  # (K, B, 3, H, W)
+        squared = (reconstructions - images).square().flatten(2).sum(dim=2)  # (K, B)
+        return -gaussian_nll(squared, variance, images[0].numel())
+
+    return estimate_likelihood(dataset, posterior, log_likelihood, samples, seed)
+
+
+def estimate_digits(model, entry: Entry, dataset: ImageDataset, samples: int, seed: int) -> Estimate:
+    """The likelihood of digits under a VAE of MNIST, and under a CVAE that of digits with known labels."""
+
+    def posterior(images, labels):
+        return model.encoder(images, *entry.condition(labels))
+
+    def log_likelihood(zs, images, labels):
+        repeated = labels.repeat(len(zs))
+        decoded = model.decode(zs.flatten(0, 1), *entry.condition(repeated))
+        return log_bernoulli(Losses("bce"), decoded.unflatten(0, zs.shape[:2]), images)
+
+    return estimate_likelihood(dataset, posterior, log_likelihood, samples, seed)
+
+
+def log_bernoulli(losses: Losses, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """log p(x|z), (K, B), of digits (B, 1, 28, 28) whose K latent vectors each are decoded to (K, B, 1, 28, 28)."""
+    targets = images.expand_as(decoded)
+    nll = losses.reconstruction(decoded.flatten(0, 1), targets.flatten(0, 1))
+    return -nll.unflatten(0, decoded.shape[:2])
+
+
+def find_digits(trained: dict, data: str = "auto", data_root=None) -> tuple[ImageDataset, ImageDataset]:
+    """(training digits, test digits) for a checkpoint's data; "auto" is the stand-in where that was trained on."""
+    if data == "auto" and is_synthetic(trained) and not data_root:
+        data = "synthetic"
+    train_loader, _, test_loader = create_mnist_dataloaders(1, data_root, data)
+    return train_loader.dataset, test_loader.dataset
+
+
+def check_digits(dataset: ImageDataset, trained: dict) -> None:
+    """Raise UserError unless these digits are some of those that a model was trained on; trained: its data."""
+    present = dataset.info
+    if present["fingerprint"] != trained["fingerprint"]:
+        raise UserError(
+            f"the model was trained on {trained['name']} with the fingerprint {trained['fingerprint']},"
+            f" found {present['name']} with the fingerprint {present['fingerprint']}:"
+            " name the right folder with --data-root or --data, or train the model again"
+        )
+
+
 def describe_estimate(estimate: Estimate, samples: int, dims: int | None = None) -> list[str]:
-    """Lines for the log; dims: of an image, for bits per dimension, where its density is that of 256 grey levels."""
+    """Lines for the log; dims: numbers of an image, for bits per dimension, where p(x) is a density of grey levels."""
     nll, distortion, rate = (part.double().mean().item() for part in estimate)
-    bits = f", {bits_per_dimension(nll, dims):.3f} bits per dimension" if dims else ""
-    how = f"importance weighted, {samples} samples, {len(estimate.nll)} images"
-    bound = f"{distortion + rate:.2f} = Distortion {distortion:.2f} + Rate {rate:.2f}"
-    bound_bits = f", {bits_per_dimension(distortion + rate, dims):.3f} bits per dimension" if dims else ""
-    return [f"NLL: {describe_mean(estimate.nll)}{bits} ({how})", f"Bound: {bound}{bound_bits}"]
+    bound = distortion + rate
+    nll_line = f"NLL: {describe_mean(estimate.nll)}"
+    bound_line = f"Bound: {bound:.2f} = Distortion {distortion:.2f} + Rate {rate:.2f}"
+    if dims:
+        nll_line += f", {bits_per_dimension(nll, dims):.3f} bits per dimension"
+        bound_line += f", {bits_per_dimension(bound, dims):.3f} bits per dimension"
+    return [f"{nll_line} (importance weighted, {samples} samples, {len(estimate.nll)} images)", bound_line]
 
 
 def describe_mean(nats: torch.Tensor) -> str:
     """The mean of images (N,) with its standard error: "86.12 +- 0.21 nats per image"."""
-    nats = nats.double()
-    return f"{nats.mean().item():.2f} +- {(nats.var() / len(nats)).sqrt().item():.2f} nats per image"
+    error = nats.double().std() / len(nats) ** 0.5
+    return f"{nats.double().mean().item():.2f} +- {error.item():.2f} nats per image"
 
 
 def bits_per_dimension(nats: float, dims: int) -> float:
@@ -97,12 +177,52 @@ def bits_per_dimension(nats: float, dims: int) -> float:
     return nats / dims / math.log(2) + math.log2(GREY_LEVELS)
 
 
-def describe_grey(images: torch.Tensor) -> str:
-    """A line for the log: what the likelihood of grey pixels in [0, 1] is, each the mean of a Bernoulli variable.
+def describe_grey(pixels: torch.Tensor) -> str:
+    """A line for the log: the meaning of a likelihood of grey pixels (N, ...) in [0, 1], means of Bernoulli variables.
 
-    By Jensen's inequality the mean of log p over binarised digits is not below log of the integral over z of p(z) times
+    By Jensen's inequality the mean of log p over binarized digits is not below log of the integral over z of p(z) times
     the exponential of their mean log p(x|z), which is the cross-entropy. No cross-entropy is below the entropy.
     """
-    entropy = torch.distributions.Bernoulli(probs=images.cpu().double()).entropy().flatten(1).sum(dim=1).mean().item()
-    what = "an upper bound on the mean negative log-likelihood of digits binarized with them as probabilities"
-    return f"Grey pixels: the NLL is {what}; its lower bound is their entropy, {entropy:.2f} nats per image"
+    entropy = Bernoulli(probs=pixels.cpu().double()).entropy().sum().item() / len(pixels)
+    meaning = "an upper bound on the mean negative log-likelihood of digits binarized with them as probabilities"
+    return f"Grey pixels: the NLL is {meaning}; its lower bound is their entropy, {entropy:.2f} nats per image"
+
+
+def log_subject(dataset: ImageDataset, checkpoint: dict) -> None:
+    """Write to the log whose likelihood follows, and under which model."""
+    data = checkpoint["data"]
+    log(f"Data: {len(dataset)} held-out images of {data['name']}, fingerprint {data['fingerprint']}")
+    log(f"Model: {name_model(checkpoint)}")
+
+
+def main(argv=None):
+    """Estimate and log; returns the `Estimate`."""
+    args = parse_args(argv)
+    entry = MODELS[args.model]
+    device = init_distributed(args.device)
+    model, checkpoint = load_model(args.model, args.output_root)
+    model.to(device)
+    if entry.data == "flowers":
+        _, held_out = load_photographs(checkpoint, args.data, args.data_root)
+        log_subject(held_out, checkpoint)
+        estimate = estimate_photographs(model, held_out.to(device), args.samples, args.seed)
+        lines = describe_estimate(estimate, args.samples, dims=held_out.images[0].numel())
+    else:
+        _, test_set = find_digits(checkpoint["data"], args.data, args.data_root)
+        check_digits(test_set, checkpoint["data"])
+        log_subject(test_set, checkpoint)
+        if args.model == IWAE:
+            test_set.images = binarize(test_set.images)
+        estimate = estimate_digits(model, entry, test_set.to(device), args.samples, args.seed)
+        lines = describe_estimate(estimate, args.samples)
+        if args.model != IWAE:
+            lines.append(describe_grey(test_set[:][0]))
+        if entry.needs_labels:
+            lines.append("Labels: the likelihood is that of the images given their labels")
+    for line in lines:
+        log(line)
+    return estimate
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,11 +1,13 @@
-"""Measures of generated images against photographs. benchmarks/score_calibration.py says what each of them sees.
+"""Measures of generated images against photographs; benchmarks/score_calibration.py says what each of them detects.
 
     features = PatchFeatures(training)                                      # (N, 3, H, W) -> (N, D)
     accuracy, error = two_sample_accuracy(features(samples), features(held_out))
-    share, p = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
-    near, far, p = three_sample(samples, training[None], held_out[None])
+    distance, error = kernel_distance(features(samples), features(held_out))
 
-Nothing has to be downloaded, and the numbers compare with no others than those of the same photographs.
+    training, held_out = with_mirrored(training), with_mirrored(held_out)   # (2, N, 3 H W), (2, K, 3 H W)
+    of_training, of_held_out, p = count_copies(standardise(samples), training, held_out)
+
+Nothing has to be downloaded, and the numbers compare only with those of the same photographs.
 """
 
 import math
@@ -13,84 +15,95 @@ import math
 import numpy as np
 import torch
 from scipy.stats import chi2_contingency, hypergeom, nhypergeom
+from scipy.stats.contingency import crosstab
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import RepeatedStratifiedKFold, cross_validate
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
-SIZES, FILTERS, PATCHES = (3, 5, 7), 64, 100_000  # of patches: pixels a side, how many of each, and to whiten them by
+PATCH_SIDES = (3, 5, 7)  # pixels
+FILTERS = 64  # of each size
+PATCHES = 100_000  # that the filters are whitened by
 NUMBERS = 2**19  # in the images that are convolved at once
-SPLITS = 5  # of samples and photographs into halves, whose accuracies are averaged
+REPEATS = 5  # of the two-fold cross-validation
 REGULARISATION = 0.1  # C of the logistic regression: the inverse weight of the squared weights
 TAIL = 0.01  # of the held-out photographs: those that are nearest to a training photograph
 MUCH_NEARER = 0.5  # of the distance to the second nearest photograph
 
 
 class PatchFeatures:
-    """What images (N, 3, H, W) consist of: their likeness to random patches of photographs, at three scales.
+    """Features of images (N, 3, H, W): their similarity to random patches of photographs, at three scales.
 
     Filters are whitened patches (Coates & Ng 2012, section 3.1); the positive and the negative part of their responses
-    are averaged over each quarter of the image, and their root mean square over all of it; beside these stand the mean
+    are averaged over each quarter of the image, and their root mean square over all of it. Beside these stand the mean
     colours of sixteen squares, and the standard deviation of each colour. An image and its mirror image have the same
     features. They are standardised by those of the photographs.
     """
 
     def __init__(self, photographs: torch.Tensor):
         generator = torch.Generator().manual_seed(0)
-        sizes = [size for size in SIZES if size <= min(photographs.shape[2:])]
-        self.banks = [_filters(photographs, size, generator) for size in sizes]
-        self.mean, self.std = 0.0, 1.0
+        sides = [side for side in PATCH_SIDES if side <= min(photographs.shape[2:])]
+        self.filters = [make_filters(photographs, side, generator) for side in sides]
+        self.mean = 0.0
+        self.std = 1.0
         features = self(photographs)
-        self.mean, self.std = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+        self.mean = features.mean(dim=0)
+        self.std = features.std(dim=0).clamp(min=1e-6)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """(N, D)."""
-        parts = images.split(max(1, NUMBERS // images[0].numel()))
-        features = torch.cat([(self._responses(part) + self._responses(part.flip(-1))) / 2 for part in parts])
+        batches = images.split(max(1, NUMBERS // images[0].numel()))
+        features = torch.cat([(self._respond(batch) + self._respond(batch.flip(-1))) / 2 for batch in batches])
         return (features - self.mean) / self.std
 
-    def _responses(self, images):
-        found = [F.adaptive_avg_pool2d(images, 4).flatten(1), images.flatten(2).std(dim=-1)]
-        for weight, bias in self.banks:
+    def _respond(self, images):
+        features = [F.adaptive_avg_pool2d(images, 4).flatten(1), images.flatten(2).std(dim=-1)]
+        for weight, bias in self.filters:
             response = F.conv2d(images, weight, bias)
             for part in (response.relu(), (-response).relu()):
-                found += [F.adaptive_avg_pool2d(part, 2).flatten(1), part.square().mean(dim=(2, 3)).sqrt()]
-        return torch.cat(found, dim=1)
+                features.append(F.adaptive_avg_pool2d(part, 2).flatten(1))
+                features.append(part.square().mean(dim=(2, 3)).sqrt())
+        return torch.cat(features, dim=1)
 
 
-def _filters(photographs, size, generator):
-    """(weight, bias) of a convolution with FILTERS random patches, whitened and of length 1."""
-    places = math.prod((side - size) // 2 + 1 for side in photographs.shape[2:])  # where patches are taken from
-    chosen = torch.randperm(len(photographs), generator=generator)[: max(1, PATCHES // places)]
-    patches = F.unfold(photographs[chosen], size, stride=2).transpose(1, 2).flatten(0, 1)
-    mean, (values, vectors) = patches.mean(dim=0), torch.linalg.eigh(torch.cov(patches.T))
-    whiten = vectors @ torch.diag((values + 1e-4 * values.max()).clamp(min=1e-12).rsqrt()) @ vectors.T
+def make_filters(photographs: torch.Tensor, side: int, generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(weight, bias) of a convolution with FILTERS random patches, whitened and of length 1; side: theirs in pixels."""
+    patches_per_image = math.prod((size - side) // 2 + 1 for size in photographs.shape[2:])
+    order = torch.randperm(len(photographs), generator=generator)
+    chosen = photographs[order[: max(1, PATCHES // patches_per_image)]]
+    patches = F.unfold(chosen, side, stride=2).transpose(1, 2).flatten(0, 1)
+    mean = patches.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov(patches.T))
+    scales = (values + 1e-4 * values.max()).clamp(min=1e-12).rsqrt()
+    whiten = vectors @ torch.diag(scales) @ vectors.T
     some = patches[torch.randint(len(patches), (FILTERS,), generator=generator)]
     weight = F.normalize((some - mean) @ whiten) @ whiten
-    return weight.unflatten(1, (3, size, size)), -weight @ mean
+    return weight.unflatten(1, (3, side, side)), -weight @ mean
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")  # its products are small: threads would wait for each other
 def two_sample_accuracy(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
-    """(balanced accuracy, its binomial error) with which samples x (M, D) are told from photographs y (N, D).
+    """(balanced accuracy, its binomial error) with which a classifier distinguishes x (M, D) from y (N, D).
 
     A logistic regression of standardised features is trained on half of both and tested on the other half, then the
-    other way round (the classifier two-sample test of Lopez-Paz & Oquab 2017); the mean of SPLITS random halves. 0.5:
-    not to be told apart. The error is that of one split: several have the same samples.
+    other way round (the classifier two-sample test of Lopez-Paz & Oquab 2017), for several random halves. 0.5: it
+    cannot distinguish them. The error is that of one split: several have the same samples. M and N are 2 or more.
     """
-    right, sets = [[], []], [part.double().numpy() for part in (x, y)]
-    for seed in range(SPLITS):
-        generator = np.random.default_rng(seed)
-        halves = [np.array_split(generator.permutation(len(part)), 2) for part in sets]
-        for train, test in ((0, 1), (1, 0)):
-            parts = [part[half[train]] for part, half in zip(sets, halves, strict=True)]
-            labels = np.repeat([0, 1], [len(part) for part in parts])
-            model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
-            model.fit(np.concatenate(parts), labels)
-            for label, part in enumerate(sets):
-                right[label].append(model.predict(part[halves[label][test]]) == label)
-    accuracies = [np.concatenate(of).mean() for of in right]
-    errors = [accuracy * (1 - accuracy) / len(part) for accuracy, part in zip(accuracies, (x, y), strict=True)]
-    return sum(accuracies) / 2, math.sqrt(sum(errors)) / 2
+    features = torch.cat([x, y]).double().numpy()
+    labels = np.repeat([0, 1], [len(x), len(y)])
+    classifier = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
+    folds = RepeatedStratifiedKFold(n_splits=2, n_repeats=REPEATS, random_state=0)
+    scores = cross_validate(classifier, features, labels, cv=folds, scoring=score_both)
+    right_x = scores["test_x"].mean()
+    right_y = scores["test_y"].mean()
+    variance = right_x * (1 - right_x) / len(x) + right_y * (1 - right_y) / len(y)
+    return float(right_x + right_y) / 2, math.sqrt(variance) / 2
+
+
+def score_both(classifier, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """A scorer of scikit-learn's: the shares of x, whose label is 0, and of y that are classified correctly."""
+    is_right = classifier.predict(features) == labels
+    return {"x": is_right[labels == 0].mean(), "y": is_right[labels == 1].mean()}
 
 
 def kernel_distance(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
@@ -100,22 +113,30 @@ def kernel_distance(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     0 (Binkowski et al. 2018, section 4: the kernel Inception distance, with our features). The standard error is the
     jackknife's, from leaving out each x and each y in turn (Efron & Stein 1981). M and N are 3 or more.
     """
-    x, y = x.double(), y.double()
-    within_x, within_y, between = (((a @ b.T) / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    m, n = between.shape
-    of_x, of_y = (kernel.fill_diagonal_(0).sum(dim=1) for kernel in (within_x, within_y))  # (M,), (N,)
-    mean_x, mean_y, mean_between = of_x.sum() / (m * (m - 1)), of_y.sum() / (n * (n - 1)), between.mean()
-    without_x = (of_x.sum() - 2 * of_x) / ((m - 1) * (m - 2)) - 2 * (between.sum() - between.sum(1)) / ((m - 1) * n)
-    without_y = (of_y.sum() - 2 * of_y) / ((n - 1) * (n - 2)) - 2 * (between.sum() - between.sum(0)) / ((n - 1) * m)
-    variance = sum((len(part) - 1) * part.var(correction=0) for part in (without_x, without_y))
-    return (mean_x + mean_y - 2 * mean_between).item(), variance.sqrt().item()
+    m = len(x)
+    n = len(y)
+    sum_x = cubic_kernel(x, x).fill_diagonal_(0).sum(dim=1)  # (M,)
+    sum_y = cubic_kernel(y, y).fill_diagonal_(0).sum(dim=1)  # (N,)
+    between = cubic_kernel(x, y)  # (M, N)
+    total = between.sum()
+    distance = sum_x.sum() / (m * (m - 1)) + sum_y.sum() / (n * (n - 1)) - 2 * total / (m * n)
+    without_x = (sum_x.sum() - 2 * sum_x) / ((m - 1) * (m - 2)) - 2 * (total - between.sum(dim=1)) / ((m - 1) * n)
+    without_y = (sum_y.sum() - 2 * sum_y) / ((n - 1) * (n - 2)) - 2 * (total - between.sum(dim=0)) / ((n - 1) * m)
+    variance = (m - 1) * without_x.var(correction=0) + (n - 1) * without_y.var(correction=0)
+    return distance.item(), variance.sqrt().item()
 
 
-def species_p(species: torch.Tensor, of_held_out: torch.Tensor, classes: int) -> float:
-    """The p-value of samples' species (M,) and held-out photographs' (N,) coming equally often (chi-squared test)."""
-    counts = np.stack([torch.bincount(found, minlength=classes).numpy() for found in (species, of_held_out)])
-    counts = counts[:, counts.any(axis=0)]
-    return chi2_contingency(counts).pvalue if counts.shape[1] > 1 else 1.0
+def cubic_kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(x.y / D + 1)^3 for each pair of x (M, D) and y (N, D): (M, N)."""
+    return ((x.double() @ y.double().T) / x.shape[1] + 1) ** 3
+
+
+def species_p(species: torch.Tensor, held_out_species: torch.Tensor) -> float:
+    """The p-value of the hypothesis that each species is as frequent in samples, species (M,), as in held-out
+    photographs, held_out_species (N,) (chi-squared test)."""
+    labels = np.repeat([0, 1], [len(species), len(held_out_species)])
+    counts = crosstab(labels, torch.cat([species, held_out_species]).numpy()).count
+    return float(chi2_contingency(counts).pvalue)
 
 
 def standardise(images: torch.Tensor) -> torch.Tensor:
@@ -125,7 +146,7 @@ def standardise(images: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
-def both_ways(images: torch.Tensor) -> torch.Tensor:
+def with_mirrored(images: torch.Tensor) -> torch.Tensor:
     """Images (N, 3, H, W) and their mirror images, standardised: (2, N, 3 H W)."""
     return torch.stack([standardise(images), standardise(images.flip(-1))])
 
@@ -135,31 +156,35 @@ def nearest(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return torch.cdist(x, y).min(dim=1)
 
 
-def tail_share(distances: torch.Tensor, usual: torch.Tensor) -> tuple[float, float]:
+def tail_share(distances: torch.Tensor, held_out_distances: torch.Tensor) -> tuple[float, float]:
     """(share of samples that are nearer to training photographs than the nearest 1 % of held-out ones, p-value).
 
-    distances (M,): from samples to the nearest training photograph; usual (N,): from held-out photographs. Were all
-    drawn alike, the number of samples below the k-th nearest photograph would be negative hypergeometric.
+    distances (M,): from samples to the nearest training photograph; held_out_distances (N,): from held-out photographs.
+    If both had the same distribution, the number of samples below the k-th nearest photograph would be negative
+    hypergeometric.
     """
-    rank = max(1, round(TAIL * len(usual)))
-    count = (distances < usual.sort().values[rank - 1]).sum().item()
-    counts = np.arange(count, len(distances) + 1)
-    p = nhypergeom.pmf(counts, len(usual) + len(distances), len(distances), rank).sum()  # nhypergeom.sf rounds to 1e-15
-    return count / len(distances), min(float(p), 1.0)
+    m = len(distances)
+    n = len(held_out_distances)
+    rank = max(1, round(TAIL * n))
+    count = (distances < held_out_distances.sort().values[rank - 1]).sum().item()
+    p = nhypergeom.pmf(np.arange(count, m + 1), n + m, m, rank).sum()  # nhypergeom.sf rounds to 1e-15
+    return count / m, min(float(p), 1.0)
 
 
-def three_sample(x: torch.Tensor, training: torch.Tensor, held_out: torch.Tensor) -> tuple[int, int, float]:
+def count_copies(x: torch.Tensor, training: torch.Tensor, held_out: torch.Tensor) -> tuple[int, int, float]:
     """(training photographs that a sample is much nearer to than to all others, held-out ones, one-sided p-value), for
     samples x (M, D); training (V, N, D) and held_out (V, K, D): photographs in V views each, mirrored or not.
 
-    Much nearer: at most half as far as from the second nearest photograph (Yoon et al. 2023 take a third). Three
-    samples as in Meehan et al. 2020: for samples of a model that saw none of them, which of the N + K photographs are
+    Much nearer: at most half as far as from the second nearest photograph (Yoon et al. 2023 take a third). A test of
+    three samples, as in Meehan et al. 2020: for a model that saw none of the N + K photographs, which of them are
     called training ones is random, so that their number is hypergeometric. A photograph counts once, however many
     samples are near to it.
     """
-    distances = torch.stack([torch.cdist(x, view) for view in torch.cat([training, held_out], dim=1)]).amin(dim=0)
-    two, which = distances.topk(2, largest=False)  # (M, 2) each
-    close = which[two[:, 0] <= MUCH_NEARER * two[:, 1], 0].unique()
-    near, photographs = (close < training.shape[1]).sum().item(), distances.shape[1]
-    p = hypergeom.sf(near - 1, photographs, training.shape[1], len(close))
-    return near, len(close) - near, float(p)
+    photographs = torch.cat([training, held_out], dim=1)
+    distances = torch.stack([torch.cdist(x, view) for view in photographs]).amin(dim=0)  # (M, N + K)
+    two, indices = distances.topk(2, largest=False)  # (M, 2) each
+    is_copy = two[:, 0] <= MUCH_NEARER * two[:, 1]
+    copied = indices[is_copy, 0].unique()
+    of_training = (copied < training.shape[1]).sum().item()
+    p = hypergeom.sf(of_training - 1, photographs.shape[1], training.shape[1], len(copied))
+    return of_training, len(copied) - of_training, float(p)

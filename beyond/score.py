@@ -1,230 +1,248 @@
-"""How good generated images of flowers are, measured against photographs that no model was trained on.
+"""Flowers: how good the images of the trained models are, measured against photographs that no model was trained on.
 
-`score` measures the trained models, for `python random_generation.py --score`, in the ways of evaluation/measures.py:
-can samples be told from photographs, how far are they away, do the species come as often, are any of them copies.
+    python -m beyond.score > ./log/score.txt        # AE, VAE, GAN and DDPM
+    python -m beyond.score --model GAN --seed 10
+
+Can a classifier distinguish samples from held-out photographs, at what distance are they, are the species as frequent,
+are any of them copies? (beyond/measures.py) Writes vis/nearest_<M>.png and, of all models, vis/scores.png and
+vis/generation_comparison.png. Needs the photographs and the trained Classifier, which reads the species.
 """
 
+import re
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn.functional import interpolate
 
-from evaluation.measures import (
+from beyond.figures import plot_nearest, plot_scores
+from beyond.measures import (
     TAIL,
     PatchFeatures,
-    both_ways,
+    count_copies,
     kernel_distance,
     nearest,
     species_p,
     standardise,
     tail_share,
-    three_sample,
     two_sample_accuracy,
+    with_mirrored,
 )
-from evaluation.models import RECONSTRUCTS, SAMPLES, TABLE, load_model, load_photographs, name_model
-from evaluation.sampling import BATCH, decode, encode, fit_mixture, sample_diffusion, sample_latents, standard_normal
-from training import UserError
-from training.figures import plot_nearest, plot_samples, plot_scores
-from training.script import log
+from beyond.priors import fit_mixture, sample_latents
+from common import UserError
+from common.figures import plot_samples
+from common.flags import add_data_flags, make_parser, natural_int
+from common.process import log, run_script
+from generators.diffusion import Diffusion
+from random_generation import GENERATORS
+from trained.loading import load_model, load_photographs, name_model
+from trained.registry import MODELS
+from trained.sampling import BATCH, decode, encode, normal_latents, sample_diffusion
 
-SEEDS = 3  # sets of samples that are scored, each of as many as there are held-out photographs
-SHOWN = 10  # samples of each model in the comparison
-SHOWN_NEAREST = 16  # samples of each model beside the nearest training photographs
-PHOTOGRAPHS, NOISE = "training photographs", "noise"  # the best and the worst that there can be
+SCORED = ("AE", "VAE", "GAN", "DDPM")  # without --model
+SEEDS = 3  # sets of samples of each model, each of as many as there are held-out photographs
 DRAWS = 20  # of photographs, scored against held-out ones: what chance does
+SHOWN = 10  # samples of each model in the comparison
+SHOWN_NEAREST = 16  # samples beside the nearest training photographs
+PHOTOGRAPHS = "training photographs"  # scored beside the models: the best that there can be
+LEGEND = (
+    f"Of {SEEDS} sets of samples, each of as many as there are held-out images, the means (or each):",
+    "accuracy: a classifier distinguishes them from held-out images with this accuracy, 50% at best",
+    "species p: of the hypothesis that each species is as frequent among them as among held-out images",
+    f"near training images: the share that is nearer to one than the nearest {TAIL:.0%} of held-out images are",
+    "copies: training : held-out images that a sample is much nearer to than to all others",
+)
+SCORE_LINE = re.compile(
+    r"(?P<name>.+): accuracy (?P<accuracy>\S+ ± \S+) \(.+?\), kernel distance (?P<distance>\S+ ± \S+),"
+    r" species p = (?P<species>[^;]+)(?:; near training images (?P<near>.+); copies (?P<copies>.+))?"
+)
 
 
-class Scores(NamedTuple):
-    """Of all that was scored, by name."""
+class Score(NamedTuple):
+    """Of one set of samples: values with their standard errors, and p-values."""
 
-    samples: dict  # a tensor (M, 3, H, W) for each seed
-    found: dict  # for each seed what `measure` returns
-    chance: list  # accuracies with which photographs are told from photographs
+    accuracy: tuple[float, float]
+    distance: tuple[float, float]
+    species_p: float
+    near: tuple[float, float] | None = None  # (share, p)
+    copies: tuple[int, int, float] | None = None  # (of training photographs, of held-out ones, p)
 
 
-def score(args) -> dict:
-    """Score --model, or all. Plots vis/nearest_<M>.png of each model and, of all, vis/scores.png and
-    vis/generation_comparison.png.
+class Judge:
+    """Compares images with the held-out photographs of one size; training and held_out: (N, 3, H, W) and (K, 3, H, W).
 
-    Returns {name: a dict for each seed, of what `measure` returns}. Raises UserError where a model is missing, or was
-    trained on other photographs.
+    Raises UserError for fewer than four held-out photographs.
     """
-    classifier, checkpoint = load_model("Classifier", args.output_root)
-    source, vis = checkpoint["data"]["name"], args.output_root / "vis"
-    about, scores = f"trained on {source}, seed {args.seed}", Scores({}, {}, [])
-    sizes = find_models(args, checkpoint)
-    log(f"Species: {name_model(checkpoint)}, right on {checkpoint['valid_accuracy']:.1%} of its held-out images")
-    for images, models in sizes:
-        score_size(args, about, partial(read_species, classifier), *images, models, scores)
-    if not args.model:
-        shown = {name: numbers for name, numbers in scores.found.items() if not name.startswith(NOISE)}  # off any scale
-        chance = min(scores.chance), max(scores.chance)
-        plot_scores(shown, chance, vis / "scores.png", f"Samples of models {about}, against held-out photographs")
-        compare_all(scores, vis / "generation_comparison.png", about)
-    return scores.found
+
+    def __init__(self, training: torch.Tensor, held_out: torch.Tensor, classifier):
+        if len(held_out) < 4:
+            raise UserError(f"expected 4 or more held-out photographs to compare with, found {len(held_out)}")
+        self.training = training
+        self.held_out = held_out
+        self.size = f"{held_out.shape[2]}x{held_out.shape[3]}"
+        self.classifier = classifier
+        self.features = PatchFeatures(training)
+        self.held_out_features = self.features(held_out)
+        self.held_out_species = read_species(classifier, held_out)
+        self.training_views = with_mirrored(training)  # models were shown both
+        self.held_out_views = with_mirrored(held_out)
+        self.held_out_distances, _ = self.find_nearest(held_out)
+
+    def score(self, images: torch.Tensor) -> Score:
+        """The quality of images (M, 3, H, W)."""
+        features = self.features(images)
+        return Score(
+            two_sample_accuracy(features, self.held_out_features),
+            kernel_distance(features, self.held_out_features),
+            species_p(read_species(self.classifier, images), self.held_out_species),
+        )
+
+    def score_samples(self, images: torch.Tensor) -> Score:
+        """The quality of images (M, 3, H, W) of a model, and whether they are copies of training photographs."""
+        distances, _ = self.find_nearest(images)
+        near = tail_share(distances, self.held_out_distances)
+        copies = count_copies(standardise(images), self.training_views, self.held_out_views)
+        return self.score(images)._replace(near=near, copies=copies)
+
+    def find_nearest(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(distances, indices) of the training photographs, then the mirrored ones, that are nearest to images."""
+        return nearest(standardise(images), self.training_views.flatten(0, 1))
+
+    def draw_photographs(self, seed: int) -> torch.Tensor:
+        """Random training photographs, as many as there are held-out ones."""
+        order = torch.randperm(len(self.training), generator=torch.Generator().manual_seed(seed))
+        return self.training[order[: len(self.held_out)]]
 
 
-def score_size(args, about: str, read: Callable, training, held_out, models: dict, scores: Scores) -> None:
-    """Add to the scores those of the models of one image size, {name: sample(seed)}, and log them.
-
-    read(images) -> the species of each.
-    """
-    if len(held_out) < 4:
-        raise UserError(f"expected 4 or more held-out photographs to compare with, found {len(held_out)}")
-    size, seeds = "x".join(map(str, held_out.shape[2:])), [args.seed + number for number in range(SEEDS)]
-    log(f"Data: {len(held_out)} held-out images of {size}, compared with as many samples for each seed")
-    features = PatchFeatures(training)
-    measure = build_measure(features, read, held_out)
-    chance = measure_chance(features, training, held_out, seeds[-1] + 1)
-    told = f"{min(chance):.1%} to {max(chance):.1%}, range over {DRAWS} draws"
-    log(f"Chance: training images are told from held-out ones with {told}")
-    scores.chance.extend(chance)
-    for name, sample in {**references(training, held_out), **models}.items():
-        sized = f"{name}, {size}"
-        scores.samples[sized] = [sample(seed) for seed in seeds]
-        scores.found[sized] = [measure(images) for images in scores.samples[sized]]
-        log(describe_scores(sized, scores.found[sized]))
-    ratio = f"{len(training) / len(held_out):.1f} : 1"
-    log(f"Copies: samples nearer to a training image than the nearest {TAIL:.0%} of held-out ones; training : held-out")
-    log(f"images much nearer to a sample than all others ({ratio} by chance); one-sided p-values, each seed:")
-    known, unseen = both_ways(training), both_ways(held_out)
-    for name in models:
-        sets, path = scores.samples[f"{name}, {size}"], args.output_root / "vis" / f"nearest_{file_name(name)}.png"
-        log(f"{name}, {size}: {compare_nearest(f'{name}, {about}', sets, training, known, unseen, path)}")
-
-
-def file_name(name: str) -> str:
-    """The part of a file's name that stands for a model: "AE, fitted mixture" -> "AE_fitted_mixture"."""
-    return name.replace(", ", "_").replace(" ", "_")
-
-
-def measure_chance(features, training, held_out, first_seed: int) -> list[float]:
-    """The accuracies with which as many random training photographs are told from held-out ones."""
-    expected = features(held_out)
-    draws = (photographs(training, len(held_out), first_seed + number) for number in range(DRAWS))
-    return [two_sample_accuracy(features(images), expected)[0] for images in draws]
-
-
-def build_measure(features, read: Callable, held_out):
-    """measure(images (M, 3, H, W)) -> {"accuracy" with which they are told from held-out photographs, "distance", each
-    with its standard error, "species_p"}."""
-    expected, usual = features(held_out), read(held_out)
-
-    def measure(images):
-        found, species = features(images), read(images)
-        classes = 1 + max(species.max(), usual.max()).item()
-        return {
-            "accuracy": two_sample_accuracy(found, expected),
-            "distance": kernel_distance(found, expected),
-            "species_p": species_p(species, usual, classes),
-        }
-
-    return measure
+def measure_chance(judge: Judge, first_seed: int) -> list[float]:
+    """Log and return the accuracies with which the classifier distinguishes training photographs from held-out ones."""
+    draws = [judge.features(judge.draw_photographs(first_seed + draw)) for draw in range(DRAWS)]
+    accuracies = [two_sample_accuracy(features, judge.held_out_features)[0] for features in draws]
+    log(f"Data: {len(judge.training)} training and {len(judge.held_out)} held-out images of {judge.size}")
+    log(f"Chance: accuracy {min(accuracies):.1%} to {max(accuracies):.1%} for {DRAWS} draws of training images")
+    return accuracies
 
 
 @torch.no_grad()
 def read_species(classifier, images: torch.Tensor) -> torch.Tensor:
     """The most likely species of images (N, 3, H, W), in the size that the classifier knows: (N,)."""
     images = interpolate(images, classifier.image_size, mode="area")
-    return torch.cat([classifier.species(classifier.features(part)).argmax(dim=1) for part in images.split(BATCH)])
+    return torch.cat([classifier.species(classifier.features(batch)).argmax(dim=1) for batch in images.split(BATCH)])
 
 
-def describe(pairs: list[tuple[float, float]], form: str = ".3f") -> str:
-    """The mean of what was measured for the seeds, and the mean of their standard errors, which is not smaller for
-    several: they share the held-out photographs."""
-    value, error = (sum(numbers) / len(pairs) for numbers in zip(*pairs, strict=True))
-    return f"{value:{form}} ± {error:{form}}"
-
-
-def describe_scores(name: str, found: list[dict]) -> str:
-    """A line for the log."""
-    accuracies, distances, species = ([numbers[key] for numbers in found] for key in found[0])
-    each, p = ", ".join(f"{value:.1%}" for value, _ in accuracies), ", ".join(f"{p:.2g}" for p in species)
-    told = f"told from held-out images with {describe(accuracies, '.1%')} ({each})"
-    return f"{name}: {told}, kernel distance {describe(distances)}, species as often p = {p}"
-
-
-def photographs(training, count: int, seed: int):
-    """So many random training photographs."""
-    return training[torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:count]]
-
-
-def references(training, held_out) -> dict:
-    """{name: sample(seed) -> images as many as held_out}: the best and the worst that there can be."""
-
-    def noise(seed):
-        return torch.rand(held_out.shape, generator=torch.Generator().manual_seed(seed))
-
-    return {PHOTOGRAPHS: partial(photographs, training, len(held_out)), NOISE: noise}
-
-
-def find_models(args, scored: dict) -> list[tuple[list, dict]]:
-    """[((images trained on, held-out images), {name: sample(seed) -> as many images as are held out})] for each image
-    size, of --model or of all models; of the AE also with a fitted prior.
-
-    scored: the classifier's checkpoint. Raises UserError where a model is missing, or was trained on other photographs
-    than are here, or than the classifier.
-    """
-
-    def key_of(checkpoint):
-        return (*checkpoint["data"]["image_size"], checkpoint["data"]["fingerprint"])
-
-    def images_of(checkpoint):
-        return [dataset[:][0] for dataset in load_photographs(args, checkpoint)]
-
-    found = {key_of(scored): (images_of(scored), {})}
-    for name in [args.model] if args.model else [name for name, entry in TABLE.items() if SAMPLES in entry.roles]:
-        model, checkpoint = load_model(name, args.output_root)
+def find_judges(names: list[str], root: Path, data: str, data_root) -> list[tuple[Judge, dict[str, Callable]]]:
+    """For each image size of these models: (a judge, their samplers). Raises UserError where a model is missing, or was
+    trained on other photographs."""
+    classifier, scored = load_model("Classifier", root)
+    load_photographs(scored, data, data_root)
+    log(f"Species: {name_model(scored)}, right on {scored['valid_accuracy']:.1%} of its held-out images")
+    judges = {}
+    for name in names:
+        model, checkpoint = load_model(name, root)
         if checkpoint["data"]["split_seed"] != scored["data"]["split_seed"]:
-            raise UserError(f"{name} and Classifier were trained on different images: train one of them anew")
-        key = key_of(checkpoint)
-        if key not in found:
-            found[key] = images_of(checkpoint), {}
-        (training, held_out), models = found[key]
-        if model.has_label:
-            models[name] = partial(sample_diffusion, model, len(held_out))
-        else:
-            models[name] = partial(sample_prior, model, standard_normal(model.encoding_dim), len(held_out))
-        if RECONSTRUCTS in TABLE[name].roles and not model.is_dist:  # an AE's codes are not those of N(0, I)
-            prior = fit_mixture(encode(model, training))
-            models[f"{name}, fitted mixture"] = partial(sample_prior, model, prior, len(held_out))
-    return [found[key] for key in sorted(found) if found[key][1]]
+            raise UserError(f"{name} and Classifier were trained on different images: train one of them again")
+        size = tuple(checkpoint["data"]["image_size"])
+        if size not in judges:
+            training, held_out = (dataset[:][0] for dataset in load_photographs(checkpoint, data, data_root))
+            judges[size] = Judge(training, held_out, classifier), {}
+        judge, samplers = judges[size]
+        samplers |= make_samplers(name, model, judge.training, len(judge.held_out))
+    return [judges[size] for size in sorted(judges)]
 
 
-def sample_prior(model, prior, count: int, seed: int) -> torch.Tensor:
-    """Images (count, 3, H, W) of an AE, a VAE or a GAN."""
-    return decode(model, sample_latents(prior, count, seed))
+def make_samplers(name: str, model, training: torch.Tensor, count: int) -> dict[str, Callable]:
+    """{name: sample(seed) -> images (count, 3, H, W)} of a model; of an AE also with a fitted prior."""
+    if isinstance(model, Diffusion):
+        return {name: lambda seed: sample_diffusion(model, count, seed)}
+    samplers = {name: lambda seed: decode(model, normal_latents(model.encoding_dim, count, seed))}
+    if MODELS[name].reconstructs and not MODELS[name].variational:  # an AE's codes are not those of N(0, I)
+        prior = fit_mixture(encode(model, training))
+        samplers[f"{name}, fitted mixture"] = lambda seed: decode(model, sample_latents(prior, count, seed))
+    return samplers
 
 
-def compare_nearest(title: str, sets: list, training, known, unseen, path) -> str:
-    """Are sets of a model's samples, each (M, 3, H, W), copies of training photographs? For the log. Plots the nearest
-    ones of the first set.
-
-    known (2, N, D), unseen (2, K, D): photographs trained on and held out, mirrored too, as the models were shown them.
-    """
-    near, vectors = known.flatten(0, 1), [standardise(images) for images in sets]
-    usual, found = nearest(unseen[0], near)[0], [nearest(x, near) for x in vectors]
-    tails = [tail_share(distances, usual) for distances, _ in found]
-    threes = [three_sample(x, known, unseen) for x in vectors]
-    tail = ", ".join(f"{share:.1%} (p = {p:.2g})" for share, p in tails)
-    three = ", ".join(f"{close}:{far} (p = {p:.2g})" for close, far, p in threes)
-    distances, which = found[0]
-    shown_to_models = torch.cat([training, training.flip(-1)])
-    pairs = sets[0][:SHOWN_NEAREST].numpy(), shown_to_models[which[:SHOWN_NEAREST]].numpy()
-    title += ": samples above the nearest training images, brightness and contrast left aside;"
-    title += f"\nnearer than the nearest {TAIL:.0%} of held-out photographs: {tails[0][0]:.1%}, p = {tails[0][1]:.2g}"
-    plot_nearest(*pairs, distances.numpy(), usual.numpy(), path, title)
-    return f"{tail}; {three}"
+def score_line(name: str, scores: list[Score]) -> str:
+    """The log's line of a model, with a score for each seed; SCORE_LINE matches it."""
+    accuracies = [score.accuracy for score in scores]
+    each = ", ".join(f"{accuracy:.1%}" for accuracy, _ in accuracies)
+    species = ", ".join(f"{score.species_p:.2g}" for score in scores)
+    line = f"{name}: accuracy {mean_and_error(accuracies, '.1%')} ({each}), kernel distance"
+    line += f" {mean_and_error([score.distance for score in scores])}, species p = {species}"
+    if scores[0].near:
+        near = ", ".join(f"{share:.1%} (p = {p:.2g})" for share, p in (score.near for score in scores))
+        counts = [score.copies for score in scores]
+        copies = ", ".join(f"{of_training}:{of_held_out} (p = {p:.2g})" for of_training, of_held_out, p in counts)
+        line += f"; near training images {near}; copies {copies}"
+    return line
 
 
-def compare_all(scores: Scores, path, about: str) -> None:
-    """Plot a row of samples of each model, and one of photographs of each size, with their scores."""
-    rows = {name: sets[0][:SHOWN] for name, sets in scores.samples.items() if not name.startswith(NOISE)}
-    largest = max(images.shape[2:] for images in rows.values())
-    images = torch.cat([interpolate(images, largest, mode="nearest-exact") for images in rows.values()])
-    told = {name: describe([numbers["accuracy"] for numbers in scores.found[name]], ".1%") for name in rows}
-    labels = [f"{name.replace(', ', chr(10))}\n{told[name]}" for name in rows]
-    title = f"Random samples of models {about},\nand the accuracy with which they are told from held-out photographs"
-    plot_samples(images.numpy(), path, title, len(next(iter(rows.values()))), labels)
+def mean_and_error(pairs: list[tuple[float, float]], form: str = ".3f") -> str:
+    """The mean of the values of several seeds and of their standard errors, which several seeds do not lower: they
+    share the held-out photographs."""
+    values, errors = zip(*pairs, strict=True)
+    return f"{sum(values) / len(pairs):{form}} ± {sum(errors) / len(pairs):{form}}"
+
+
+def plot_copies(judge: Judge, name: str, images: torch.Tensor, score: Score, seed: int, root: Path) -> None:
+    """Plot samples above the nearest training photographs."""
+    distances, indices = judge.find_nearest(images)
+    both = torch.cat([judge.training, judge.training.flip(-1)])
+    share, p = score.near
+    title = f"{name}, seed {seed}: samples above the nearest training images, brightness and contrast left aside;"
+    title += f"\nnearer than the nearest {TAIL:.0%} of held-out photographs: {share:.1%}, p = {p:.2g}"
+    histograms = {"samples": distances.numpy(), "held-out photographs": judge.held_out_distances.numpy()}
+    path = root / "vis" / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
+    plot_nearest(images[:SHOWN_NEAREST].numpy(), both[indices[:SHOWN_NEAREST]].numpy(), histograms, path, title)
+
+
+def plot_comparison(scores: dict, samples: dict, chance: list[float], seed: int, root: Path) -> None:
+    """Plot the scores of all models, {name: a Score for each seed}, and a row of samples of each, {name: images}."""
+    accuracies = {name: [score.accuracy for score in seeds] for name, seeds in scores.items()}
+    distances = {name: [score.distance for score in seeds] for name, seeds in scores.items()}
+    title = f"Samples of models, seed {seed}, against held-out photographs"
+    plot_scores(accuracies, distances, (min(chance), max(chance)), root / "vis" / "scores.png", title)
+
+    rows = [samples[name][:SHOWN] for name in scores]
+    largest = max(row.shape[2:] for row in rows)
+    images = torch.cat([interpolate(row, largest, mode="nearest-exact") for row in rows])
+    labels = [name.replace(", ", "\n") + f"\n{mean_and_error(accuracies[name], '.1%')}" for name in scores]
+    title = f"Random samples of models, seed {seed}, and the accuracy with which\na classifier distinguishes them"
+    title += " from held-out photographs"
+    plot_samples(images.numpy(), root / "vis" / "generation_comparison.png", title, len(rows[0]), labels)
+
+
+def main(argv=None):
+    """Score --model, or all; returns {"name, size": a Score for each seed}."""
+    parser = make_parser("Compare the images of trained models with photographs.")
+    parser.add_argument("--model", choices=GENERATORS, help=f"score this one alone; otherwise {', '.join(SCORED)}")
+    parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the first set of samples")
+    add_data_flags(parser)
+    args = parser.parse_args(argv)
+    root = args.output_root
+    names = [args.model] if args.model else SCORED
+    judges = find_judges(names, root, args.data, args.data_root)
+    for line in LEGEND:
+        log(line)
+
+    scores = {}
+    samples = {}
+    chance = []
+    for judge, samplers in judges:
+        chance += measure_chance(judge, args.seed + SEEDS)
+        for name, sample in {PHOTOGRAPHS: judge.draw_photographs, **samplers}.items():
+            key = f"{name}, {judge.size}"
+            sets = [sample(args.seed + number) for number in range(SEEDS)]
+            score = judge.score_samples if name in samplers else judge.score
+            scores[key] = [score(images) for images in sets]
+            samples[key] = sets[0]
+            log(score_line(key, scores[key]))
+            if name in samplers:
+                plot_copies(judge, name, sets[0], scores[key][0], args.seed, root)
+    if not args.model:
+        plot_comparison(scores, samples, chance, args.seed, root)
+    return scores
+
+
+if __name__ == "__main__":
+    run_script(main)

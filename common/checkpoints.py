@@ -65,8 +65,9 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
 
 @contextmanager
 def run_lock(folder: Path, model: str):
-    """Keep other runs from writing the checkpoints of a model in a folder, and remove the half-written files of a killed
-    one. The system frees the lock when the process ends, however it ends. Raises UserError where another run has it."""
+    """Keep other runs from writing the checkpoints of a model in a folder, and remove the half-written files of a
+    killed run. The system frees the lock when the process ends, however it ends. Raises UserError where another run
+    has the lock."""
     lock = FileLock(folder / f"LastModel_{model}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +84,9 @@ def run_lock(folder: Path, model: str):
 
 
 def keep_copies(paths: list[Path]) -> Path | None:
-    """Copy the checkpoints of a run, in one models/ folder, to replaced/<model>_<number>/models/ beside it: a folder that
-    every script accepts as its --output-root. Returns it, or None where the same copies exist. Raises UserError."""
+    """Copy the checkpoints of a run, in one models/ folder, to replaced/<model>_<number>/models/ beside it: a folder
+    that every script accepts as its --output-root. Returns it, or None where the same copies exist. Raises UserError.
+    """
     if not paths:
         return None
     for number in count(1):
@@ -199,14 +201,20 @@ def _check_entries(checkpoint):
         raise ValueError("it holds no dict")
     check_types(checkpoint, ENTRIES)
     _check_plain({name: value for name, value in checkpoint.items() if name not in WEIGHTS})
-    history = checkpoint["history"]
-    names = history[0].keys() if history and isinstance(history[0], dict) else ()
-    best = [{name: checkpoint.get(name) for name in names}] if "epoch" in checkpoint else []
-    for row in (*history, *best):
-        if not isinstance(row, dict) or not {"epoch", "train_loss", "valid_loss"} <= row.keys() == names:
-            raise ValueError("its history lacks losses")
-        if not all(type(number) in (int, float) for number in row.values()):
-            raise ValueError("its history holds a loss that is not a number")
+    rows = checkpoint["history"]
+    names = set(rows[0]) if rows and isinstance(rows[0], dict) else set()
+    if "epoch" in checkpoint:  # the best one, which repeats the losses of its epoch
+        rows = [*rows, {name: checkpoint.get(name) for name in names}]
+    for row in rows:
+        _check_row(row, names)
+
+
+def _check_row(row, names):
+    """Raise ValueError unless a row of the history has the losses, and these numbers."""
+    if not isinstance(row, dict) or row.keys() != names or not {"epoch", "train_loss", "valid_loss"} <= names:
+        raise ValueError("its history lacks losses")
+    if not all(type(number) in (int, float) for number in row.values()):
+        raise ValueError("its history holds a loss that is not a number")
 
 
 def check_types(entries: dict, expected: dict) -> None:
@@ -218,35 +226,47 @@ def check_types(entries: dict, expected: dict) -> None:
 
 def _check_plain(value):
     """Raise ValueError unless it is made of dicts, lists, strings and numbers, none too many, too long or too large."""
-    todo, count = [value], 0
+    todo = [value]
+    count = 0
     while todo:
         value = todo.pop()
-        if isinstance(value, dict) and not all(isinstance(name, str) for name in value):
-            raise ValueError("it holds a dict whose entries have no names")
-        if isinstance(value, (dict, list, tuple)):
-            todo += [*value, *value.values()] if isinstance(value, dict) else value
-            count += len(value)
-            if count > MAX_VALUES:
-                raise ValueError(f"it holds more than {MAX_VALUES} values")
-        elif isinstance(value, str):
-            if len(value) > MAX_STRING or not value.isprintable():
-                raise ValueError(f"it holds a text of {len(value)} letters or with control characters")
-        elif isinstance(value, (int, float)):
-            if not abs(value) < 2**63:
-                raise ValueError("it holds a number that is none, or 2^63 or more")
-        elif value is not None:
-            raise ValueError(f"it holds a {type(value).__name__} where only weights are arrays")
+        if isinstance(value, dict):
+            if not all(isinstance(name, str) for name in value):
+                raise ValueError("it holds a dict whose entries have no names")
+            children = [*value, *value.values()]
+        elif isinstance(value, (list, tuple)):
+            children = value
+        else:
+            _check_scalar(value)
+            continue
+        todo += children
+        count += len(children)
+        if count > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES} values")
+
+
+def _check_scalar(value):
+    """Raise ValueError unless it is a short printable string, a number that is not too large, or None."""
+    if isinstance(value, str):
+        if len(value) > MAX_STRING or not value.isprintable():
+            raise ValueError(f"it holds a text of {len(value)} letters or with control characters")
+    elif isinstance(value, (int, float)):
+        if not abs(value) < 2**63:
+            raise ValueError("it holds a number that is not finite, or 2^63 or more")
+    elif value is not None:
+        raise ValueError(f"it holds a {type(value).__name__} where only weights are arrays")
 
 
 def _check_tensors(state_dict, size):
-    weights = state_dict.values()
+    """Raise ValueError unless weights are finite floating-point tensors that a file of that size can hold."""
     if not all(isinstance(name, str) for name in state_dict):
         raise ValueError("its weights have no names")
-    if not all(isinstance(weight, torch.Tensor) and weight.layout is torch.strided for weight in weights):
-        raise ValueError("its weights are not tensors")
-    if sum(weight.numel() * weight.element_size() for weight in weights) > size:
+    for weight in state_dict.values():
+        if not isinstance(weight, torch.Tensor) or weight.layout is not torch.strided:
+            raise ValueError("its weights are not tensors")
+        if weight.device.type != "cpu" or weight.dtype not in FLOATS:
+            raise ValueError("its weights are not floating-point numbers")  # but quantized, or without memory
+    if sum(weight.numel() * weight.element_size() for weight in state_dict.values()) > size:
         raise ValueError("its weights claim to be more than the file holds")  # one number can stand for many
-    if not all(weight.device.type == "cpu" and weight.dtype in FLOATS for weight in weights):
-        raise ValueError("its weights are not floating-point numbers")  # but quantized, or without memory
-    if not all(weight.isfinite().all() for weight in weights):
+    if not all(weight.isfinite().all() for weight in state_dict.values()):
         raise ValueError("its weights are not finite")

@@ -1,7 +1,7 @@
 """The plots of the coursework, as PNGs with a title. No display is needed.
 
-Each pixel of an image becomes a square of pixels of the figure, whatever fonts a machine has, so that the figures of two
-machines can be compared pixel by pixel.
+Each pixel of an image becomes a square of pixels of the figure, whatever fonts a machine has, so that the figures of
+two machines can be compared pixel by pixel.
 """
 
 import warnings
@@ -146,7 +146,7 @@ def _text_width(text):
 
 
 def save_figure(figure: Figure, path, title: str, box: tuple = ()) -> None:
-    """Write a figure as PNG, with its title as metadata, and with the box of pixels that `python -m grading` compares."""
+    """Write a figure as PNG. Its metadata are its title and the box of pixels that `python -m grading` compares."""
     metadata = {"Title": title} | ({"Plot": " ".join(map(str, box))} if box else {})
     with atomic_write(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a letter that no font of this machine has becomes a box

@@ -95,8 +95,9 @@ def log(line: str) -> None:
 
 def say(text: str) -> None:
     """Write a message to standard error; where that is impossible, the script continues without it."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+    with suppress(AttributeError, OSError, ValueError):  # there is none, it is full, it is closed
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _discard_stdout():

@@ -35,7 +35,7 @@ SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 class Run:
-    """One training, as `start_run` yields it. history: one dict per epoch, {"epoch", "train_loss", "valid_loss", ...}."""
+    """One training, as `start_run` yields it; history: {"epoch", "train_loss", "valid_loss", ...} of each epoch."""
 
     def __init__(self, folder: Path, about: dict, parts: dict, may_change: set, suffix: str):
         self.folder = folder
@@ -69,7 +69,8 @@ class Run:
         self.images = 0
         self.bar = tqdm(loader, self.where, unit="batch", leave=False, disable=rank() > 0 or None, dynamic_ncols=True)
         with self.bar, warn_of_waiting(loader.dataset.images.device.type):
-            for self.batch, (images, labels) in enumerate(self.bar, 1):
+            for number, (images, labels) in enumerate(self.bar, 1):
+                self.batch = number
                 self.batch_size = len(images)
                 yield images, labels
         *sums, images = all_reduce_sum([*self.sums.values(), self.images])

@@ -69,24 +69,32 @@ def _class_of(file):
 
 
 def _list_images(root):
-    """["class/name", ...], sorted by name wherever it runs; a dangling link counts as a file."""
+    """["class/name", ...], sorted by name wherever it runs."""
     try:
         folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         _raise(error)
     listed = []
     for folder in folders:
-        names = []
-        for here, below, files in os.walk(root / folder, onerror=_raise):
-            below[:] = [name for name in below if not name.startswith(".")]
-            files += [name for name in below if os.path.islink(os.path.join(here, name))]  # it could lead back here
-            paths = [os.path.join(here, name) for name in files if not name.startswith(".")]
-            paths = [path for path in paths if not _is_pipe(path)]
-            names += [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+        names = _list_class(root, folder)
         if not names:
             raise UserError(f"the class folder {root / folder} is empty: put images into it, or remove it")
         listed += sorted(names)
     return listed
+
+
+def _list_class(root, folder):
+    """["class/name", ...] of one class, at any depth; a dangling link counts as a file, and so does one to a folder,
+    which could lead back here."""
+    names = []
+    for here, below, files in os.walk(root / folder, onerror=_raise):
+        below[:] = [name for name in below if not name.startswith(".")]
+        links = [name for name in below if os.path.islink(os.path.join(here, name))]
+        for name in files + links:
+            path = os.path.join(here, name)
+            if not name.startswith(".") and not _is_pipe(path):
+                names.append(os.path.relpath(path, root).replace(os.sep, "/"))
+    return names
 
 
 def _raise(error):

@@ -129,8 +129,9 @@ def _loader(dataset, batch_size, sampler):
 
 
 class _Shuffled(RandomSampler):
-    """A new order each epoch, from rank 0, of which each process takes every world_size-th index: together their batches
-    are those of a single process. All take equally many; up to world_size - 1 images are left out of an epoch."""
+    """A new order each epoch, from rank 0, of which each process takes every world_size-th index: together their
+    batches are those of a single process. All take equally many; up to world_size - 1 images are left out of an epoch.
+    """
 
     def __iter__(self):
         order = broadcast(list(super().__iter__()))

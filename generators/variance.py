@@ -52,5 +52,5 @@ class LearnedVariance(VarAutoencoder):
 
 
 def gaussian_nll(squared: torch.Tensor, variance: torch.Tensor, numbers: int) -> torch.Tensor:
-    """-log of a Gaussian density of so many numbers with one variance, from the sum of their squared errors, in nats."""
+    """-log of the Gaussian density of so many numbers, from the sum of their squared errors and a variance, in nats."""
     return squared / (2 * variance) + numbers / 2 * torch.log(2 * math.pi * variance)

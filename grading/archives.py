@@ -4,11 +4,13 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable
+from contextlib import nullcontext
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from training import UserError
-from training.checkpoints import atomic_write
+from common import UserError
+from common.checkpoints import atomic_write
 
 NOT_HANDED_IN = ("flowers", "mnist", ".git", "__pycache__", "LastModel_*", "*.tmp", "*.zip", ".DS_Store")
 NOT_HANDED_IN += ("replaced", "synthetic", ".ipynb_checkpoints", ".hypothesis", "BestModel_*_given?.pth")
@@ -19,21 +21,17 @@ MAX_ENTRIES = 100_000  # files in it
 
 def pack(path: Path, root: Path, data_sets: list[Path]) -> dict[str, int]:
     """Write what belongs to a hand-in into an archive, in one folder: no data sets, caches, virtual environments,
-    archives, LastModel_*, nor the models of main.py --given. Returns {file: bytes}."""
-    files = {source.relative_to(root).as_posix(): source for source in _list_files(root, data_sets)}
+    archives, LastModel_*, nor models that complete digits. Returns {file: bytes}."""
+    sources = []
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        folders[:] = [name for name in folders if _belongs(here / name) and (here / name).resolve() not in data_sets]
+        sources += [here / name for name in names if _belongs(here / name) and (here / name).is_file()]
+    files = {source.relative_to(root).as_posix(): source for source in sorted(sources)}
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as out:
         for name, source in files.items():
             out.write(source, f"{path.stem}/{name}")
     return {name: source.stat().st_size for name, source in files.items()}
-
-
-def _list_files(root, data_sets):
-    files = []
-    for folder, folders, names in os.walk(root):
-        here = Path(folder)
-        folders[:] = [name for name in folders if _belongs(here / name) and (here / name).resolve() not in data_sets]
-        files += [here / name for name in names if _belongs(here / name) and (here / name).is_file()]
-    return sorted(files)
 
 
 def _belongs(path):
@@ -48,55 +46,50 @@ def collect(source: Path, wanted: Iterable[str], target: Path) -> None:
     Nothing else is read or written, whatever the names in it say; no link is followed. Raises UserError where it is
     neither, holds none of them, or one is larger than MAX_FILE, whatever size it claims.
     """
-    for file, data in _read_all(source, set(wanted)):
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        (target / file).write_bytes(data)
-
-
-def _read_all(source, wanted):
-    """Yield (wanted file, its bytes)."""
+    is_folder = source.is_dir() and not source.is_symlink()
     try:
-        if source.is_dir() and not source.is_symlink():
-            yield from _read_wanted(_walk(source), wanted, lambda name: (source / name).open("rb"))
-        else:
-            with zipfile.ZipFile(source) as archive:
-                entries = {entry.filename: entry for entry in archive.infolist() if _is_plain(entry)}
-                yield from _read_wanted(entries, wanted, lambda name: archive.open(entries[name]))
+        with nullcontext() if is_folder else zipfile.ZipFile(source) as archive:
+            openers = _list_folder(source) if is_folder else _list_archive(archive)
+            for file, name in _choose(openers, set(wanted)).items():
+                with openers[name]() as stream:
+                    data = stream.read(MAX_FILE + 1)
+                if len(data) > MAX_FILE:
+                    raise UserError(f"its {file} is larger than {MAX_FILE >> 20} MiB")
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
+                (target / file).write_bytes(data)
     except UserError:
         raise
     except Exception as error:  # a damaged archive can make zipfile raise almost anything
         raise UserError(f"neither a folder nor a zip archive that can be read ({type(error).__name__})") from None
 
 
-def _walk(source):
-    for folder, _, names in os.walk(source):
-        for name in names:
-            path = Path(folder, name)
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path.relative_to(source).as_posix()
+def _list_folder(source):
+    """{name: what opens the file}, without links."""
+    paths = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
+    files = [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
+    return {path.relative_to(source).as_posix(): partial(path.open, "rb") for path in files}
 
 
-def _is_plain(entry):
-    """No link, and of the one compression of which zipfile unpacks no more than it is asked for."""
-    return not stat.S_ISLNK(entry.external_attr >> 16) and entry.compress_type in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    )
+def _list_archive(archive):
+    """{name: what opens the file}, without links, and of the compressions of which zipfile unpacks no more than it is
+    asked for."""
+    openers = {}
+    for entry in archive.infolist():
+        is_link = stat.S_ISLNK(entry.external_attr >> 16)
+        if not is_link and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            openers[entry.filename] = partial(archive.open, entry)
+    return openers
 
 
-def _read_wanted(names, wanted, opened):
-    found = {}  # {folder that holds models/, vis/ and log/: {wanted file: its name}}
-    for count, name in enumerate(names):
-        if count > MAX_ENTRIES:
-            raise UserError(f"it holds more than {MAX_ENTRIES} files")
-        parts = PurePosixPath(name.replace("\\", "/")).parts  # some programs of Windows write \
-        if "/".join(parts[-2:]) in wanted:
-            found.setdefault(parts[:-2], {})["/".join(parts[-2:])] = name
-    if not found:
+def _choose(names, wanted):
+    """{wanted file: its name}, of the folder that holds most of them. Raises UserError where none does."""
+    if len(names) > MAX_ENTRIES:
+        raise UserError(f"it holds more than {MAX_ENTRIES} files")
+    folders = {}  # {what stands before models/, vis/ and log/: {wanted file: its name}}
+    for name in names:
+        *folder, parent, file = ["", *PurePosixPath(name.replace("\\", "/")).parts]  # some of Windows write \
+        if f"{parent}/{file}" in wanted:
+            folders.setdefault(tuple(folder), {})[f"{parent}/{file}"] = name
+    if not folders:
         raise UserError("it holds no models/, vis/ and log/ of this project")
-    for file, name in found[min(found, key=lambda folder: (-len(found[folder]), len(folder), folder))].items():
-        with opened(name) as stream:
-            data = stream.read(MAX_FILE + 1)
-        if len(data) > MAX_FILE:
-            raise UserError(f"its {file} is larger than {MAX_FILE >> 20} MiB")
-        yield file, data
+    return max(folders.items(), key=lambda item: (len(item[1]), -len(item[0])))[1]

@@ -1,40 +1,51 @@
-"""What a run leaves beside its weights, compared with them: the log field by field, the pictures pixel by pixel.
+"""What a run leaves beside its weights, compared with them: the log line by line, the pictures pixel by pixel.
 
     problem = problem_of_log(root / "log" / "train_AE.txt", checkpoint)      # "" where it is the log of that run
 
-Each function returns what is wrong, or "". Nothing in the files is run as code.
+Each function whose name begins with problem_of returns what is wrong, or "". Nothing in the files is run as code.
 """
 
 import codecs
 import os
 import re
-import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from evaluation.models import SIZE, TABLE, checkpoint_file, flag_for, name_model
-from training import UserError
-from training.loop import epoch_line, epochs_since_best, last_lines
-from VarAutoencoder import describe_parts
+import main as mnist_script
+from common import UserError
+from common.run import epoch_line, last_lines
+from random_generation import generate
+from trained.loading import name_model
+from trained.registry import root_flag
+from visualization import plot_split
 
-FIGURES_ONLY = "main.py --model {0} --figures-only"
-FIGURES = {  # {kind: (file, what its title says after the model's name, the command that plots it)}
-    "train": ("train_{0}.png", "\ntrain split of {1}\n", "visualization.py --model {0}"),
-    "valid": ("valid_{0}.png", "\nvalid split of {1}\n", "visualization.py --model {0}"),
-    "random": ("random_images_{0}.png", "trained on {1}: z from", "random_generation.py --model {0}"),
-    "reconstruction": ("mnist_{0}_reconstruction.png", "test images of {1}", FIGURES_ONLY),
-    "latent": ("mnist_{0}_latent.png", "test images of {1}", FIGURES_ONLY),
-    "interpolation": ("mnist_{0}_interpolation.png", "test images of {1}", FIGURES_ONLY),
-    "samples": ("mnist_{0}_samples.png", "trained on {1}: z from", FIGURES_ONLY),
+VISUALIZE = "visualization.py --model {}"
+DIGITS = "-m beyond.digits --model {}"
+FIGURES = {  # {kind: (file, the command that plots it)}
+    "train": ("train_{}.png", VISUALIZE),
+    "valid": ("valid_{}.png", VISUALIZE),
+    "random": ("random_images_{}.png", "random_generation.py --model {}"),
+    "reconstruction": ("mnist_{}_reconstruction.png", DIGITS),
+    "latent": ("mnist_{}_latent.png", DIGITS),
+    "interpolation": ("mnist_{}_interpolation.png", DIGITS),
+    "samples": ("mnist_{}_samples.png", DIGITS),
 }
-PIXEL_TOLERANCE, PIXELS_TOLERATED = 12, 0.001  # of 255 levels; the share of pixels that may differ by more
-SEEDED = ("random", "samples")  # kinds whose titles say a seed
-NOT_LOGGED = {"data", "classes", "class_prior", "image_size", *SIZE}  # settings that are no flags, or differ as such
+RANDOM = ("random", "samples")  # kinds that show no data, and whose titles say a seed
+RANDOM_IMAGES = 60  # of random_generation.py without --n
+STARTS = ("Data: ", "Settings: ", "Epoch: ", "Best Valid Loss: ", "Test Loss: ")  # of a log's lines that are compared
+NOT_COMPARED = re.compile("(?<=^Data: ).*(?=fingerprint)|, saved to .*")  # in these lines
+PIXEL_TOLERANCE = 12  # of 255 levels
+PIXELS_TOLERATED = 0.001  # the share of pixels that may differ by more: other machines round differently
+
+
+# ---------------------------------------------------------------- the log
 
 
 def problem_of_log(path: Path, checkpoint: dict) -> str:
@@ -44,8 +55,16 @@ def problem_of_log(path: Path, checkpoint: dict) -> str:
     try:
         lines = read_log(path)
     except OSError as error:
-        return f"not to be read ({error.strerror})"
-    return problem_of_epochs(lines, checkpoint) or problem_of_settings(lines, checkpoint)
+        return f"it cannot be read ({error.strerror})"
+    expected = expected_lines(checkpoint)
+    lines = [line for line in lines if line.startswith(STARTS)]
+    if sum(line.startswith("Epoch: 1,") for line in lines) > 1:
+        return "of several runs, perhaps written with >>, which --resume does not need"
+    for pair in zip_longest(expected, lines, fillvalue="nothing"):
+        difference = find_difference(*pair)
+        if difference:
+            return f"of another run, cut or edited: {difference}"
+    return ""
 
 
 def read_log(path: Path) -> list[str]:
@@ -56,123 +75,95 @@ def read_log(path: Path) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-def problem_of_epochs(lines: list[str], checkpoint: dict) -> str:
-    """What differs in the lines of the epochs and in the last line."""
+def expected_lines(checkpoint: dict) -> list[str]:
+    """The lines of a log that a checkpoint determines, and of the one on the data its end."""
+    settings = ", ".join(f"{name} {value}" for name, value in checkpoint["settings"].items())
     history = checkpoint["history"]
-    found = [line for line in lines if line.startswith("Epoch: ")]
-    expected = [epoch_line(history[:epochs]) for epochs in range(1, len(history) + 1)]
-    if sum(line.startswith("Epoch: 1,") for line in found) > 1:
-        return "of several runs, perhaps written with >>, which --resume does not need"
-    different = [pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]]
-    if different:
-        first = zip(*(line.split(", ") for line in different[0]), strict=False)
-        ours, theirs = next((pair for pair in first if pair[0] != pair[1]), different[0])
-        count = f"{len(different)} of {len(expected)} epochs differ from the checkpoint's"
-        epoch = different[0][1].partition(",")[0]
-        return f"of another run, or edited: {count}, the first in {epoch}: {ours} instead of {theirs}"
-    if len(found) != len(expected):
-        return f"of another run, or cut: {len(found)} epochs, but the checkpoint's run had {len(expected)}"
-    last = last_lines(checkpoint, TABLE[checkpoint["model"]].suffix)
-    found = lines[-len(last) :]
-    return "" if found == last else f'of another run, cut or edited: it does not end with "{", ".join(last)}"'
+    epochs = [epoch_line(history[:length]) for length in range(1, len(history) + 1)]
+    data = f"Data: fingerprint {checkpoint['data']['fingerprint']}"
+    return [data, f"Settings: {settings}", *epochs, *last_lines(checkpoint, Path())]
 
 
-def problem_of_settings(lines: list[str], checkpoint: dict) -> str:
-    """What differs in the lines on the data and the settings, field by field, and on the parts of a VAE's loss."""
-    trained, entry = checkpoint["data"], TABLE[checkpoint["model"]]
-    words = [f"{trained['name']},", f"{trained['images']} images of {len(trained['classes'])} classes ("]
-    words += [] if trained.get("split_seed") is None else [f"split seed {trained['split_seed']},"]
-    data = f", {find_line(lines, 'Data: ')},"  # each field with its end: "split seed 0" is no "split seed 07"
-    missing = [
-        word.rstrip(" (,") for word in [*words, f"fingerprint {trained['fingerprint']},"] if f", {word}" not in data
-    ]
-    if "kl" in entry.metrics and entry.data == "flowers":
-        parts = describe_parts(checkpoint)
-        missing += [] if parts in find_line(lines, "Diagnostics: ") else [parts]
-    if missing:
-        return f'of another run, or edited: it does not say "{missing[0]}"'
-    flags = dict(item.partition(" ")[::2] for item in re.split(r", (?=[a-z_]+ )", find_line(lines, "Settings: ")))
-    settings = {name: value for name, value in checkpoint["settings"].items() if name not in NOT_LOGGED}
-    for name, value in settings.items():
-        found = flags.get(name)
-        if found != (None if value is None else str(value)):
-            return f'of another run, or edited: its settings say "{name} {found}", the checkpoint "{name} {value}"'
-    return problem_of_length(flags, checkpoint["history"])
+def find_difference(expected: str, line: str) -> str:
+    """The first difference between a line of a log as its checkpoint determines it and as it is, or ""."""
+    fields = [NOT_COMPARED.sub("", text).split(", ") for text in (expected, line)]
+    for field, logged in zip_longest(*fields, fillvalue="nothing"):
+        if field != logged:
+            return f'where the checkpoint has "{fields[0][0]}", it says "{logged}" instead of "{field}"'
+    return ""
 
 
-def problem_of_length(flags: dict[str, str], history: list[dict]) -> str:
-    """Whether the run ended before its --epochs, though not by its --patience."""
-    epochs, patience = (flags.get(name, "") for name in ("epochs", "patience"))
-    if not epochs.isdecimal() or not patience.isdecimal():
-        return "edited: its settings do not say epochs and patience"
-    if len(history) == int(epochs) or len(history) < int(epochs) and epochs_since_best(history) >= int(patience):
-        return ""
-    return f"of another run, or edited: its settings say epochs {epochs}, patience {patience}, it has {len(history)}"
+# ---------------------------------------------------------------- the pictures
 
 
-def find_line(lines: list[str], start: str) -> str:
-    """The rest of the only line that starts so, or ""."""
-    found = [line.removeprefix(start) for line in lines if line.startswith(start)]
-    return found[0] if len(found) == 1 else ""
+def describe_figure(kind: str, name: str) -> tuple[str, str]:
+    """(file, the command that plots it) of a picture of a model."""
+    file, command = (text.format(name.removeprefix("MNIST_")) for text in FIGURES[kind])
+    return f"vis/{file}", command
 
 
-def describe_figure(kind: str, name: str, data: str = "") -> list[str]:
-    """[file, what its title says, the command that plots it] of a figure of a model that was trained on that data."""
-    return [text.format(name.removeprefix("MNIST_"), data) for text in FIGURES[kind]]
-
-
-def check_figures(name: str, kinds, root: Path, checkpoint: dict, run: Callable, has_data: bool) -> dict:
-    """{file: (passed, found)} of the figures of a model, compared with what their commands plot from its checkpoint.
-
-    run(command, output_root, *flags): runs a script; has_data: whether the model's images are here.
-    """
-    found, plotted, model = {}, set(), root / "models" / checkpoint_file(name)
+def check_figures(kinds, root: Path, model, checkpoint: dict, loaders) -> dict[str, tuple[bool, str]]:
+    """{file: (passed, finding)} of the pictures of a model, compared with what is plotted from its checkpoint; loaders:
+    of the images that it was trained on, or None where they are not here."""
+    findings = {}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "models").mkdir()
-        shutil.copyfile(model, Path(folder) / "models" / model.name)
         for kind in kinds:
-            file, shows, command = describe_figure(kind, name, checkpoint["data"]["name"])
-            problem, title = problem_of_title(root / "vis" / file, name_model(checkpoint), shows)
-            if not problem and not has_data and kind != "random":
-                found[f"vis/{file}"] = False, "not checked, it shows the data"
+            file, command = describe_figure(kind, checkpoint["model"])
+            if loaders is None and kind not in RANDOM:
+                findings[file] = False, "not checked, it shows the data"
                 continue
-            try:
-                if not problem and command not in plotted:
-                    seed = re.search(r", seed (\d{1,18})\b", title) if kind in SEEDED else None
-                    run(command, Path(folder), *([f"--seed={seed[1]}"] if seed else []))
-                    plotted.add(command)  # which may plot several
-                problem = problem or problem_of_pixels(root / "vis" / file, Path(folder) / "vis" / file)
-            except UserError as error:
-                problem = f"not to be plotted anew ({error})"
-            again = f"{problem}; plot it with `python {command}{flag_for(root)}`"
-            found[f"vis/{file}"] = not problem, again if problem else "as plotted anew from the weights"
-    return found
+            problem = problem_of_figure(kind, root / file, Path(folder) / file, model, checkpoint, loaders)
+            again = f"{problem}; plot it with `python {command}{root_flag(root)}`"
+            findings[file] = (False, again) if problem else (True, "as plotted again from the weights")
+    return findings
 
 
-def problem_of_title(path: Path, model: str, shows: str) -> tuple[str, str]:
-    """(what keeps a PNG from being one of the model that titles call so, or ""; its title)."""
+def problem_of_figure(kind: str, path: Path, again: Path, model, checkpoint: dict, loaders) -> str:
+    """How a picture differs from the same one plotted again; at the edges of pixels, another machine's may."""
     if not os.path.isfile(path):
-        return "missing", ""
+        return "missing"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as image:
-                image.load()
-                title = image.text.get("Title", "no title")
+        pixels, text = read_png(path)
     except Exception as error:  # a damaged file can make Pillow raise almost anything
-        return f"not a PNG that can be read ({type(error).__name__})", ""
-    if title.startswith(model) and shows in title:
-        return "", title
-    return f'of another model or run: it says "{title[:100]}", expected "{model}" and "{shows.strip()}"', title
-
-
-def problem_of_pixels(path: Path, expected: Path) -> str:
-    """How the plot in a PNG differs from that in another, which says where it is: on another machine a few pixels may
-    (other fonts are outside of it)."""
-    with Image.open(path) as image, Image.open(expected) as other:
-        if image.size != other.size:
-            return f"not as the weights draw it: {image.size} pixels, expected {other.size}"
-        box = [int(side) for side in other.text["Plot"].split()]
-        found, drawn = (np.asarray(picture.convert("RGB").crop(box), np.int16) for picture in (image, other))
-    share = (np.abs(found - drawn).max(axis=2) > PIXEL_TOLERANCE).mean()
+        return f"not a PNG that can be read ({type(error).__name__})"
+    title = text.get("Title", "")
+    if title.partition("\n")[0] != name_model(checkpoint):
+        return f'of another model or run: its title is "{title[:100]}", expected "{name_model(checkpoint)}"'
+    seed = re.search(r", seed (\d{1,18})\b", title)
+    try:
+        if not again.exists():  # some are plotted together
+            plot_again(kind, again.parent.parent, model, checkpoint, loaders, int(seed[1]) if seed else 0)
+    except UserError as error:
+        return f"it cannot be plotted again ({error})"
+    expected, text = read_png(again)
+    if pixels.shape != expected.shape:
+        return f"not as the weights draw it: {pixels.shape[:2]} pixels, expected {expected.shape[:2]}"
+    left, top, right, bottom = map(int, text["Plot"].split())  # the text around it has the fonts of its machine
+    differences = np.abs(pixels - expected)[top:bottom, left:right].max(axis=2)
+    share = (differences > PIXEL_TOLERANCE).mean()
     return f"not as the weights draw it: {share:.1%} of the pixels differ" if share > PIXELS_TOLERATED else ""
+
+
+def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """(the pixels (H, W, 3), from 0 to 255; the texts beside them) of a PNG, unless it is enormous."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=["PNG"]) as image:
+            return np.asarray(image.convert("RGB"), np.int16), dict(image.text)
+
+
+def plot_again(kind: str, root: Path, model, checkpoint: dict, loaders, seed: int) -> None:
+    """Plot a picture, and perhaps others with it, below a root. Raises UserError."""
+    with redirect_stderr(StringIO()):  # where it was written is of no interest
+        if kind == "random":
+            generate(model, checkpoint, RANDOM_IMAGES, seed, 1.0, root)
+        elif kind == "samples":
+            path = mnist_script.picture_path(root, checkpoint, "samples")
+            latents = mnist_script.random_latents(checkpoint, seed)
+            mnist_script.plot_random_digits(model, checkpoint, latents, path, f"z from N(0, 1), seed {seed}")
+        elif kind in ("train", "valid"):
+            train_loader, valid_loader = loaders
+            loader = train_loader if kind == "train" else valid_loader
+            plot_split(model, checkpoint, kind, loader.dataset, root)
+        else:
+            mnist_script.plot_test_digits(model, checkpoint, loaders[2].dataset, root)

@@ -1,85 +1,108 @@
-"""The losses of trained autoencoders, computed anew from their weights, in every unit, beside what is claimed."""
+"""The losses of trained autoencoders, computed again from their weights, or from their settings by a new training,
+beside those that their checkpoints claim."""
 
 import math
-from functools import partial
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from evaluation.likelihood import bits_per_dimension
-from evaluation.models import TABLE
-from training.loop import average
-from training.script import seed_everything
-from VarAutoencoder import VAE_UNIT
+from common import PROJECT
+from common.run import SPLITS, Run
+from main import choose_loss
+from trained.loading import load_model
+from trained.registry import MODELS, training_command
 
-SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 LOSS_TOLERANCE = 1e-4  # relative difference between two computations of one loss: processors round differently
 SAMPLED_TOLERANCE = 1e-2  # the same where random latent vectors enter: other devices draw others
-TRAIN_TOLERANCE = 0.05  # how much worse the train loss may be after an epoch than its mean over it
+TRAIN_TOLERANCE = 0.05  # how much higher the training loss may be after an epoch than its mean over the epoch
+
+RETRAIN_TOLERANCE = 0.03  # between the best losses of two runs with one seed: processors round differently
+RETRAIN_FLAGS = ("epochs", "batch_size", "lr", "seed", "optimizer", "encoding_dim", "latent_size", "beta")
+MAX_EPOCHS = 1000  # of a checkpoint
 
 
-def recompute(name: str, model, checkpoint: dict, loaders, mnist_losses):
-    """({"train": {"loss": ...}, "valid": {...}, ...} as the log has them, the outputs' least and greatest value)."""
-    settings = {key: checkpoint["settings"][key] for key in TABLE[name].loss_settings}
-    measure = mnist_losses(**settings) if TABLE[name].data == "MNIST" else partial(model.measure, **settings)
-    bounds, losses = [], {}
+@torch.inference_mode()
+def recompute(model, checkpoint: dict, loaders) -> tuple[dict, tuple[float, float]]:
+    """({"train": {"loss": ...}, "valid": ..., "test": ...} as the log has them, the outputs' least and greatest value).
+    Raises UserError where a loss is not finite."""
+    entry = MODELS[checkpoint["model"]]
+    loss_function = find_loss(model, checkpoint)
+    run = Run(Path(), checkpoint, {}, set(), "")  # for the random numbers and the means of a validation
+    low = math.inf
+    high = -math.inf
+    for split, loader in zip(SPLITS, loaders, strict=False):  # the flowers have no test images
+        for images, labels in run.batches(split, loader):
+            outputs = model(images, *entry.condition(labels))
+            _, metrics = loss_function(outputs, images)
+            run.record(metrics)
+            reconstructions = outputs[0] if entry.variational else outputs
+            low = min(low, reconstructions.min().item())
+            high = max(high, reconstructions.max().item())
+    return run.means, (low, high)
 
-    def step(images, labels):
-        outputs = model(images, labels) if model.has_label else model(images)
-        bounds.extend(bound.item() for bound in (outputs[0] if model.is_dist else outputs).aminmax())
-        return measure(outputs, images)[1]
 
-    with tqdm(unit="batch", disable=None, leave=False) as bar, torch.inference_mode():
-        for split, loader in zip(SPLITS, loaders, strict=False):
-            seed_everything(checkpoint["seed"])  # the random numbers of every validation
-            losses[split] = average(step, loader, f"{name}, {split} images", bar)
-    return losses, (min(bounds), max(bounds))
+def find_loss(model, checkpoint: dict):
+    """The loss function that a model was trained with: (outputs, images) -> (loss, metrics)."""
+    name = checkpoint["model"]
+    if MODELS[name].data == "MNIST":
+        return choose_loss(name.removeprefix("MNIST_"), checkpoint["settings"].get("beta"))
+    return model.loss
 
 
-def conventions(losses: dict, recon: str, pixels: int) -> dict:
-    """A loss of the log, {"loss": ...} and perhaps "recon" and "kl", in every unit; of an image unless the name says.
-
-    recon: "mse", squared errors, or "bce", cross-entropy in nats; pixels: of an image, times channels.
-    bits/dim: the negative evidence lower bound, recon + KL, in bits over pixels; squared errors are a Gaussian's of
-    variance 1/2, up to ln(pi)/2 a pixel, and 256 levels in [0, 1] take 8 bits more.
-    """
-    squared, kl = recon == "mse", losses.get("kl")
-    error = losses.get("recon", losses["loss"] * (pixels if squared else 1))
-    total = error + (kl or 0)
-    bits = total / pixels / math.log(2)
-    if squared:
-        bits = bits_per_dimension(total + pixels * math.log(math.pi) / 2, pixels)
-    return {
-        "recon is": "squared error" if squared else "nats",
-        "recon/pixel": error / pixels,
-        "recon": error,
-        "recon x 16": VAE_UNIT * error,
-        "KL": kl,
-        "sum": total,
-        "sum x 16": VAE_UNIT * total,
-        "bits/dim": None if kl is None else bits,
-        "the log's": losses["loss"],
-    }
+def mean_image_loss(model, checkpoint: dict, train_set, test_set) -> float:
+    """The loss of answering every test image with the mean training image, from a posterior that equals the prior: what
+    a model must beat."""
+    mean_image = train_set.images.sum(dim=0, dtype=torch.int64) / (255 * len(train_set))
+    images, _ = test_set[:]
+    outputs = mean_image.expand_as(images)
+    if MODELS[checkpoint["model"]].variational:
+        mu = torch.zeros(len(images), 1)
+        outputs = (outputs, mu, torch.ones_like(mu))
+    _, metrics = find_loss(model, checkpoint)(outputs, images)
+    return metrics["loss"]
 
 
 def problem_of_losses(losses: dict, checkpoint: dict) -> str:
     """How the losses that the weights give differ from those that the checkpoint claims, or ""."""
-    claims = {("valid", key): checkpoint[f"valid_{key}"] for key in losses["valid"]}
-    claims |= {("test", key): checkpoint[f"test_{key}"] for key in losses.get("test", {})}
-    for (split, key), claimed in claims.items():
-        found, sampled = losses[split][key], "kl" in losses["valid"] and key != "kl"
-        if not abs(found - claimed) <= (SAMPLED_TOLERANCE if sampled else LOSS_TOLERANCE) * abs(found):
-            return f"they give a {SPLITS[split]} {key} of {found:.6g}, but {claimed:.6g} is claimed"
-    found, claimed = losses["train"]["loss"], checkpoint["train_loss"]
-    if not found <= (1 + TRAIN_TOLERANCE) * claimed:
-        return f"they give a train loss of {found:.6g}, but {claimed:.6g} is claimed as the mean over the epoch"
+    sampled = MODELS[checkpoint["model"]].variational
+    for split, metrics in losses.items():
+        for name, value in metrics.items():
+            claimed = checkpoint[f"{split}_{name}"]
+            if split == "train":  # the checkpoint has the mean over an epoch, in which the model was still worse
+                agrees = name != "loss" or value <= (1 + TRAIN_TOLERANCE) * claimed
+            else:
+                tolerance = SAMPLED_TOLERANCE if sampled and name != "kl" else LOSS_TOLERANCE
+                agrees = abs(value - claimed) <= tolerance * abs(value)
+            if not agrees:
+                return f"they give a {SPLITS[split]} {name} of {value:.6g}, but {claimed:.6g} is claimed"
     return ""
 
 
-def compare(name: str, other: str, measured: dict) -> tuple[bool, str]:
-    """(whether a model's losses are below another's, on both splits; which they are)."""
-    if other not in measured:
-        return False, f"those of {other} could not be computed"
-    losses = [[measured[model][split]["recon/pixel"] for model in (name, other)] for split in ("train", "valid")]
-    found = ", ".join(f"{ours:.6f} against {theirs:.6f}" for ours, theirs in losses)
-    return all(ours < theirs for ours, theirs in losses), found
+def check_retrained(checkpoint: dict, data_root: str | None) -> tuple[bool, str]:
+    """(passed, finding) of a training with the settings that a checkpoint claims; data_root: of the images, or None for
+    the project's."""
+    name = checkpoint["model"]
+    claimed = {**checkpoint["settings"], **checkpoint["config"], "seed": checkpoint["seed"]}
+    if claimed.get("epochs") not in range(1, MAX_EPOCHS + 1):
+        return False, f"expected 1 to {MAX_EPOCHS} epochs in its settings, found {claimed.get('epochs')}"
+    flags = (*RETRAIN_FLAGS, "patience") if name == "MLPAE" else RETRAIN_FLAGS
+    argv = [f"--{flag.replace('_', '-')}={claimed[flag]}" for flag in flags if flag in claimed]
+    argv += ["--amp"] if claimed.get("amp") else []
+    argv += ["--data-root", str(Path(data_root).resolve())] if data_root else []
+    _, *command = training_command(name).split()
+    print(f"training {name} again: about {len(checkpoint['history'])} epochs", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        argv = [sys.executable, *command, *argv, "--data", "real", "--output-root", folder]
+        training = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True)
+        if training.returncode:
+            return False, training.stderr.splitlines()[-1]
+        _, best = load_model(name, Path(folder))
+    trained = {**best["settings"], **best["config"], "seed": best["seed"]}
+    different = [f"{setting} {value}" for setting, value in claimed.items() if trained.get(setting) != value]
+    if different:
+        return False, f"it cannot be trained again: no flag sets {', '.join(different)}"
+    passed = abs(best["valid_loss"] - checkpoint["valid_loss"]) <= RETRAIN_TOLERANCE * best["valid_loss"]
+    return passed, f"validation loss {best['valid_loss']:.6g}, claimed {checkpoint['valid_loss']:.6g}"

@@ -19,11 +19,12 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from evaluation.archives import collect
-from evaluation.models import fingerprint, load_model
-from evaluation.submission import NOT_CHECKED, SHIPPED, TARGETS, Row, plan
-from training import UserError, printable
-from training.checkpoints import atomic_write
+from common import PROJECT, UserError, printable
+from common.checkpoints import atomic_write
+from common.process import say
+from grading.archives import collect
+from grading.checks import NOT_CHECKED, TARGETS, Row, plan
+from trained.loading import fingerprint, load_model
 
 MAX_WORKERS = 4  # processes, each of which holds the images
 BACKPROPAGATION = ("weights", "train loss", "valid loss")  # the checks that only right gradients pass
@@ -36,62 +37,64 @@ SCHEME = {  # {part: (points, whether a row counts for it)}
     "MNIST model.py": (55, lambda row: row.model.startswith("MNIST") and row.check.startswith(MNIST_MODELS)),
     "MNIST main.py": (45, lambda row: row.model.startswith("MNIST") and not row.check.startswith(MNIST_MODELS)),
 }
+NOTHING = {**dict.fromkeys(SCHEME, "0"), "checks passed": "0"}
 COLUMNS = ("hand-in", *SCHEME, "checks passed", "same weights as", "what fails")
 
 
 def find_hand_ins(folder: Path) -> list[Path]:
     """The folders and zip archives in a folder, sorted by name. Raises UserError where there is none."""
-    sources = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    sources = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
     if not sources:
-        raise UserError(f"{folder} is empty: expected a folder or a zip archive for each hand-in")
+        raise UserError(f"{folder} is no folder, or is empty: expected a folder or a zip archive for each hand-in")
     return sources
 
 
-def grade_all(sources: list[Path], models, check: Callable[[Path], list[Row]]) -> list[dict[str, str]]:
+def grade_all(sources: list[Path], models: list[str], check: Callable[[Path], list[Row]]) -> list[dict[str, str]]:
     """A row {column: text} for each hand-in. check(output_root) -> the rows of the models; other processes call it."""
-    graded, owners = {}, {(name, weights): ["the project"] for name, weights in SHIPPED.items()}
-    workers = min(MAX_WORKERS, os.cpu_count() or 1, len(sources))
-    with _make_pool(workers) as pool:
+    graded = []
+    with _make_pool(min(MAX_WORKERS, os.cpu_count() or 1, len(sources))) as pool:
         futures = [pool.submit(grade, models, check, source) for source in sources]
         try:
             for source, future in tqdm(zip(sources, futures, strict=True), "hand-ins", len(sources), disable=None):
-                graded[source.name], weights = _result(future, grade, models, check, source)
-                for key in weights:
-                    owners.setdefault(key, []).append(source.name)
+                graded.append(_result(future, grade, models, check, source))
         finally:
             pool.shutdown(cancel_futures=True)  # after a Ctrl-C none is begun that waits
-    for name, row in graded.items():
-        shared = {}  # {another hand-in, or the project: models}
-        for (model, _), of in owners.items():
-            for other in of if name in of else ():
-                shared.setdefault(other, []).append(model)
-        shared.pop(name, None)
-        row["same weights as"] = "; ".join(f"{other} ({', '.join(models)})" for other, models in shared.items())
-    return [{column: _harmless({"hand-in": name, **row}[column]) for column in COLUMNS} for name, row in graded.items()]
+    weights = [("the project", find_fingerprints(models, PROJECT))]
+    weights += [(source.name, own) for source, (_, own) in zip(sources, graded, strict=True)]
+    rows = []
+    for source, (row, own) in zip(sources, graded, strict=True):
+        row |= {"hand-in": source.name, "same weights as": name_copies(own, weights)}
+        rows.append({column: _harmless(row[column]) for column in COLUMNS})
+    return rows
 
 
-def grade(models, check: Callable[[Path], list[Row]], source: Path) -> tuple[dict[str, str], list]:
-    """({column: text}, [(model, fingerprint of its weights), ...]) of one hand-in."""
+def grade(models: list[str], check: Callable[[Path], list[Row]], source: Path) -> tuple[dict[str, str], dict]:
+    """({column: text}, {model: fingerprint of its weights}) of one hand-in."""
     wanted = [file for name in TARGETS for file in plan(name) if "/" in file]
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         try:
             collect(source, wanted, root)
+            row = count_points(check(root))
+            row["what fails"] = row["what fails"].replace(str(root), source.name)
+            return row, find_fingerprints(models, root)
         except UserError as error:
-            return _nothing(str(error)), []
-        try:
-            rows, weights = check(root), [(name, mark) for name in models if (mark := _fingerprint(name, root))]
+            reason = str(error)
         except (Exception, SystemExit) as error:  # one hand-in that we did not foresee must not cost the others
-            return _nothing(f"it could not be graded ({type(error).__name__}: {error})"), []
-        row = {part: f"{points * share(rows, counts):.4g}" for part, (points, counts) in SCHEME.items()}
-        row["checks passed"] = f"{sum(row.passed for row in rows)} of {len(rows)}"
-        failures = [f"{r.model}, {r.check}: {r.found}" for r in rows if not r.passed and r.found != NOT_CHECKED]
-        row["what fails"] = "; ".join(failures).replace(str(root), source.name)
-        return row, weights
+            reason = f"it could not be graded ({type(error).__name__}: {error})"
+    return {**NOTHING, "what fails": reason}, {}
 
 
-def _nothing(reason):
-    return {**dict.fromkeys(SCHEME, "0"), "checks passed": "0", "what fails": reason}
+def count_points(rows: list[Row]) -> dict[str, str]:
+    """{column: text} of the rows of a hand-in: the points of each part, and what fails."""
+    marks = {}
+    for part, (points, counts) in SCHEME.items():
+        passed = [row.passed for row in rows if counts(row)]
+        marks[part] = f"{points * sum(passed) / max(1, len(passed)):.4g}"
+    failures = [row for row in rows if not row.passed and row.finding != NOT_CHECKED]
+    marks["checks passed"] = f"{sum(row.passed for row in rows)} of {len(rows)}"
+    marks["what fails"] = "; ".join(f"{row.model}, {row.check}: {row.finding}" for row in failures)
+    return marks
 
 
 def _make_pool(workers):
@@ -99,43 +102,50 @@ def _make_pool(workers):
 
 
 def _result(future, *task):
-    """What a task returned. Where its process died, or one beside it, it is done again in one of its own."""
+    """The result of a task. Where its process died, or one beside it, it is done again in one of its own."""
     try:
         return future.result()
     except BrokenProcessPool:
         with _make_pool(1) as pool, suppress(BrokenProcessPool):
             return pool.submit(*task).result()
-    return _nothing("it could not be graded: its process was ended, perhaps for lack of memory"), []
-
-
-def share(rows: list[Row], counts: Callable[[Row], bool]) -> float:
-    """Of the rows that count, the share that passes; 0 where none counts."""
-    passed = [row.passed for row in rows if counts(row)]
-    return sum(passed) / max(1, len(passed))
-
-
-def save_marks(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write the rows as a table that spreadsheets open. Raises UserError."""
-    with atomic_write(path) as file:
-        text = io.TextIOWrapper(file, "utf-8-sig", newline="")  # with the mark by which spreadsheets know the encoding
-        writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL)
-        writer.writeheader()
-        writer.writerows(rows)
-        text.detach()  # flushes it
+    return {**NOTHING, "what fails": "it could not be graded: its process was ended, perhaps for lack of memory"}, {}
 
 
 def _set_up_worker():
-    """One thread a process, and none that a Ctrl-C stops by itself."""
+    """One thread per process, and none that a Ctrl-C stops by itself."""
     torch.set_num_threads(1)
     threadpool_limits(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _fingerprint(name, root):
-    try:
-        return fingerprint(load_model(name, root)[0])
-    except UserError:
-        return None
+def find_fingerprints(models: list[str], root: Path) -> dict[str, str]:
+    """{model: fingerprint of its weights} of the models below a root that can be read."""
+    fingerprints = {}
+    for name in models:
+        with suppress(UserError):
+            fingerprints[name] = fingerprint(load_model(name, root)[0])
+    return fingerprints
+
+
+def name_copies(own: dict[str, str], weights: list[tuple[str, dict[str, str]]]) -> str:
+    """With whom a hand-in shares the weights of which models; weights: [(whose, {model: fingerprint}), ...]."""
+    copies = []
+    for owner, others in weights:
+        same = [name for name, mark in own.items() if others.get(name) == mark]
+        if same and others is not own:
+            copies.append(f"{owner} ({', '.join(same)})")
+    return "; ".join(copies)
+
+
+def save_marks(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write the rows as a table that spreadsheets open. Raises UserError."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8-sig"))  # with the mark by which spreadsheets know the encoding
+    say(f"wrote {path}")
 
 
 def _harmless(text):

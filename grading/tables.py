@@ -1,4 +1,4 @@
-"""The tables of README and report whose numbers stand in checkpoints and logs: `check_submission.py --tables`.
+"""The tables of README and report whose numbers stand in checkpoints and logs: `python -m grading --tables`.
 
     for name, rows in tables(PROJECT).items():
         print(markdown(rows))
@@ -12,73 +12,79 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from evaluation.evidence import read_log
-from evaluation.models import TABLE, checkpoint_file, load_model, three_digits
-from evaluation.score import NOISE
-from evaluation.submission import TARGETS
+from grading.checks import TARGETS
+from grading.evidence import read_log
+from trained.loading import load_model, three_digits
+from trained.registry import MODELS, checkpoint_file
 
 NONE = "-"
-SCORE = re.compile(r"(.*): told from .* with (.*?) \(.*\), kernel distance (.*), species as often p = (.*)")
+# the lines that python -m beyond.score prints for each model, in log/score.txt; the noise is off any scale
+SCORE = re.compile(r"(?!noise)(.*): told from .* with (.*?) \(.*\), kernel distance (.*), species as often p = (.*)")
 COPIES = re.compile(r"(.*): (\d+\.\d% .*); (\d+:\d+ .*)")
 
 
 def tables(root: Path) -> dict[str, list[list[str]]]:
-    """{name: rows, the header first} of what is below an output root. Raises UserError for a damaged checkpoint."""
-    there = [
-        name for name, entry in TABLE.items() if entry.roles and (root / "models" / checkpoint_file(name)).exists()
-    ]
-    loaded = {name: load_model(name, root) for name in there}
-    flowers, digits = ([name for name in there if TABLE[name].data == data] for data in ("flowers", "MNIST"))
+    """{name: rows, the header first} of the models below an output root. Raises UserError for a damaged checkpoint."""
+    loaded = {}
+    for name, entry in MODELS.items():
+        has_task = entry.reconstructs or entry.samples or entry.classifies
+        if has_task and (root / "models" / checkpoint_file(name)).exists():
+            loaded[name] = load_model(name, root)
+    checkpoints = {"flowers": [], "MNIST": []}
+    for name, (_, checkpoint) in loaded.items():
+        checkpoints[MODELS[name].data].append(checkpoint)
     score = root / "log" / "score.txt"
     lines = read_log(score) if score.exists() else []
+    columns = ["", "weights", "latents", "epochs", "batch", "learning rate", "weight of the KL", "shifted"]
     return {
-        "settings": [
-            ["", "weights", "latents", "epochs", "batch", "learning rate", "weight of the KL", "shifted"],
-            *(settings(name, *loaded[name]) for name in there),
-        ],
+        "settings": [columns, *(settings(*pair) for pair in loaded.values())],
         "flowers": [
             ["", "asked for", "train", "validation", "best epoch"],
-            *(flower_losses(loaded[name][1]) for name in flowers),
+            *map(flower_losses, checkpoints["flowers"]),
         ],
-        "digits": [
-            ["", "validation", "test", "reconstruction", "KL"],
-            *(digit_losses(name, loaded[name][1]) for name in digits),
-        ],
-        "scores": [
-            ["", "told from photographs", "kernel distance", "species as often, p"],
-            *(match.groups() for match in map(SCORE.fullmatch, lines) if match and not match[1].startswith(NOISE)),
-        ],
+        "digits": [["", "validation", "test", "reconstruction", "KL"], *map(digit_losses, checkpoints["MNIST"])],
+        "scores": [["", "told from photographs", "kernel distance", "species as often, p"], *find_groups(SCORE, lines)],
         "copies": [
             ["", "nearer than the nearest 1 % of held-out photographs", "near copies, training : held-out"],
-            *(match.groups() for match in map(COPIES.fullmatch, lines) if match),
+            *find_groups(COPIES, lines),
         ],
     }
 
 
-def settings(name: str, model, checkpoint: dict) -> list[str]:
+def find_groups(pattern: re.Pattern, lines: list[str]) -> list[list[str]]:
+    """The groups of each line that has the pattern."""
+    matches = map(pattern.fullmatch, lines)
+    return [list(match.groups()) for match in matches if match]
+
+
+def settings(model, checkpoint: dict) -> list[str]:
     """A model's size, and the settings that it was trained with."""
-    found = checkpoint["settings"]
+    name = checkpoint["model"]
+    config = checkpoint["config"]
+    trained = checkpoint["settings"]
     weights = model.parameters() if hasattr(model, "parameters") else chain(*model.state_dict().values())
     count = sum(math.prod(array.shape) for array in weights)
-    latents = 64 if name == "MLPAE" else found.get("encoding_dim", found.get("latent_size"))
-    kl = found["beta"] if "kl" in TABLE[name].metrics else None
-    row = [latents, len(checkpoint["history"]), found["batch_size"], found["lr"], kl, found.get("shift") or None]
-    return [name, f"{count:,}", *(NONE if value is None else f"{value:g}" for value in row)]
+    latents = 64 if name == "MLPAE" else config.get("encoding_dim", config.get("latent_size"))
+    kl = trained.get("beta", 1) if "kl" in MODELS[name].metrics else None
+    numbers = [latents, len(checkpoint["history"]), trained.get("batch_size"), trained.get("lr"), kl]
+    numbers.append(trained.get("shift") or None)
+    return [name, f"{count:,}", *(NONE if value is None else f"{value:g}" for value in numbers)]
 
 
 def flower_losses(checkpoint: dict) -> list[str]:
     """The losses of the best epoch, in the unit of the log, and what the coursework asks for."""
-    asked = TARGETS[checkpoint["model"]].loss_below if checkpoint["model"] in TARGETS else {}
+    name = checkpoint["model"]
+    targets = TARGETS[name].loss_below.values() if name in TARGETS else ()
+    asked = " / ".join(f"{target:g}" for target in targets) or NONE
     losses = [three_digits(checkpoint[f"{split}_loss"]) for split in ("train", "valid")]
-    below = " / ".join(f"{target:g}" for target in asked.values()) or NONE
-    return [checkpoint["model"], below, *losses, str(checkpoint["epoch"])]
+    return [name, asked, *losses, str(checkpoint["epoch"])]
 
 
-def digit_losses(name: str, checkpoint: dict) -> list[str]:
+def digit_losses(checkpoint: dict) -> list[str]:
     """The losses of the best epoch, in the unit of the log, and the parts of that of the test set."""
     losses = [f"{checkpoint[f'{split}_loss']:#.4g}" for split in ("valid", "test")]
     parts = [checkpoint.get(f"test_{part}") for part in ("recon", "kl")]
-    return [name, *losses, *(NONE if part is None else f"{part:.2f}" for part in parts)]
+    return [checkpoint["model"], *losses, *(NONE if part is None else f"{part:.2f}" for part in parts)]
 
 
 def markdown(rows: list[list[str]]) -> str:

@@ -69,7 +69,8 @@ window.playground = (() => {
   }
 
   // A canvas with points to click on, and to drag between: props.value is {points: [[x, y, digit], ...], colours} as
-  // JSON; the events "pick" and "walk" have places in the points' coordinates.
+  // JSON; the events "decode" and "interpolate" have places in the
+  // points' coordinates.
   function plane(element, props, trigger, watch) {
     const canvas = element.querySelector("canvas"), context = canvas.getContext("2d");
     let start = null, cross = [canvas.width / 2, canvas.height / 2], view = null, marks = [];
@@ -103,8 +104,8 @@ window.playground = (() => {
       marks = far ? [from, to] : [];
       cross = to;
       paint();
-      if (view && far) trigger("walk", { places: [toPlane(from), toPlane(to)] });
-      else if (view) trigger("pick", { place: toPlane(to) });
+      if (view && far) trigger("interpolate", { places: [toPlane(from), toPlane(to)] });
+      else if (view) trigger("decode", { place: toPlane(to) });
     };
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
@@ -136,7 +137,7 @@ window.playground = (() => {
     paint();
   }
 
-  // Buttons with pictures to pick from: the event "choose" has the number of one.
+  // Buttons with pictures to choose from: the event "choose" has the number of one.
   function choice(element, trigger) {
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-number]");

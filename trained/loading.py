@@ -69,11 +69,16 @@ def _check(entry: Entry, checkpoint: dict) -> None:
     check_types(checkpoint, {"seed": int, **{f"valid_{name}": (int, float) for name in entry.metrics}})
     if checkpoint["seed"] < 0:
         raise ValueError("its seed is negative")
+    if entry.data == "flowers" and not (type(data.get("split_seed")) is int and data["split_seed"] >= 0):
+        raise ValueError("its data has no split seed")
+    _check_sizes(config, data)
+
+
+def _check_sizes(config, data):
+    """Raise ValueError unless the images and the classes that a model was built for are those of its data."""
     size = config.get("image_size") or [config.get("img_height", 28), config.get("img_width", 28)]
     if data["image_size"] != size or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
         raise ValueError(f"its images are {size}, and its data {data['image_size']}, at most {MAX_SIDE}x{MAX_SIDE}")
-    if entry.data == "flowers" and not (type(data.get("split_seed")) is int and data["split_seed"] >= 0):
-        raise ValueError("its data has no split seed")
     prior = config.get("class_prior", [])
     count = config.get("classes", len(prior) or len(data["classes"]))
     if count != len(data["classes"]) or not all(isinstance(value, float) for value in prior):

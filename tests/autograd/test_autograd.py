@@ -1,44 +1,38 @@
 """The NumPy autograd against central differences and against PyTorch, in float64."""
 
-import copy
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes
 
 from autograd import MSE, Graph, Linear, Node, ReLU, Sigmoid
 
 STEP = 1e-6
-sizes, dtypes = st.integers(1, 7), st.sampled_from([np.float32, np.float64])
 
 
 def central_difference(function, array):
-    """dL/d(array) of the scalar function(), which reads the array anew each time."""
+    """dL/d(array) of the scalar function(), which reads the array each time that it is called."""
     gradient = np.zeros_like(array)
     for index in np.ndindex(array.shape):
-        value, losses = array[index], []
-        for step in (STEP, -STEP):
-            array[index] = value + step
-            losses.append(function())
+        value = array[index]
+        array[index] = value + STEP
+        above = function()
+        array[index] = value - STEP
+        below = function()
         array[index] = value
-        gradient[index] = (losses[0] - losses[1]) / (2 * STEP)
+        gradient[index] = (above - below) / (2 * STEP)
     return gradient
 
 
 def check_gradients(node, X):
     """Compare every gradient of the node with central differences, under a random upstream gradient."""
     upstream = np.random.default_rng(1).standard_normal(node.forward(X).shape)
-    found = [node.backward(upstream), *node.grad]
-    for gradient, array in zip(found, [X, *node.params], strict=True):
+    gradients = [node.backward(upstream), *node.grad]
+    for gradient, array in zip(gradients, [X, *node.params], strict=True):
         expected = central_difference(lambda: float((node.forward(X) * upstream).sum()), array)
         np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-8)
 
 
-def away_from_zero(shape, seed=0):
+def away_from_zero(*shape, seed=0):
     """Random numbers at least 0.1 away from the kink of ReLU."""
     X = np.random.default_rng(seed).standard_normal(shape)
     return X + 0.1 * np.sign(X)
@@ -47,10 +41,10 @@ def away_from_zero(shape, seed=0):
 def small_graph():
     """A nested graph with random biases."""
     np.random.seed(0)
-    linears = [Linear(*sizes, dtype=np.float64) for sizes in ((7, 6), (6, 5), (5, 7))]
-    for linear in linears:
+    first, second, third = (Linear(*sizes, dtype=np.float64) for sizes in ((7, 6), (6, 5), (5, 7)))
+    for linear in (first, second, third):
         linear.params[1][:] = np.random.standard_normal(linear.params[1].shape)
-    return Graph([linears[0], ReLU(), Graph([linears[1], ReLU()]), linears[2], Sigmoid()])
+    return Graph([first, ReLU(), Graph([second, ReLU()]), third, Sigmoid()])
 
 
 def in_torch(node):
@@ -67,7 +61,7 @@ def in_torch(node):
 
 @pytest.mark.parametrize("node", [Linear(7, 4, dtype=np.float64), ReLU(), Sigmoid(), small_graph()])
 def test_gradients_match_central_differences(node):
-    check_gradients(node, away_from_zero((5, 7)))
+    check_gradients(node, away_from_zero(5, 7))
 
 
 @pytest.mark.parametrize("output", [0, 1, 2], ids=["dX", "dW", "db"])
@@ -80,92 +74,103 @@ def test_the_checker_catches_an_error_of_a_thousandth(output):
             return gradients[0]
 
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        check_gradients(Wrong(7, 4, dtype=np.float64), away_from_zero((5, 7)))
+        check_gradients(Wrong(7, 4, dtype=np.float64), away_from_zero(5, 7))
 
 
 @pytest.mark.parametrize("batch", [4, 1])
 def test_mse_matches_torch(batch):
-    mse, prediction, target = MSE(), away_from_zero((batch, 3)), away_from_zero((batch, 3), seed=1)
-    value, gradient = mse.forward(prediction, target), mse.backward()
+    mse = MSE()
+    prediction = away_from_zero(batch, 3)
+    target = away_from_zero(batch, 3, seed=1)
     p = torch.tensor(prediction, requires_grad=True)
     loss = torch.nn.functional.mse_loss(p, torch.tensor(target))
     loss.backward()
-    for found, expected in ((value, loss.item()), (gradient, p.grad), (mse.backward(3.0), 3 * gradient)):
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert mse.forward(prediction, target) == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_allclose(mse.backward(), p.grad, rtol=1e-12)
+    np.testing.assert_allclose(mse.backward(3.0), 3 * p.grad, rtol=1e-12)
 
 
 def test_a_hundred_sgd_steps_match_torch():
-    graph, mse, rng, pairs = small_graph(), MSE(), np.random.default_rng(2), []
+    graph = small_graph()
+    mse = MSE()
+    rng = np.random.default_rng(2)
     network = in_torch(graph)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    for step in range(100):
-        X, target = rng.standard_normal((8, 7)), rng.random((8, 7))
+    params = list(graph.params)
+    first_output = None
+    for _ in range(100):
+        X = rng.standard_normal((8, 7))
+        target = rng.random((8, 7))
         x = torch.tensor(X, requires_grad=True)
-        Y, y = graph.forward(X), network(x)
+        Y = graph.forward(X)
+        y = network(x)
+        first_output = first_output or (Y, y.detach())
         mse.forward(Y, target)
-        gradients = [graph.backward(mse.backward()), *graph.grad]
-        graph.optimstep(0.5)
+        grad_input = graph.backward(mse.backward())
         optimizer.zero_grad()
         torch.nn.functional.mse_loss(y, torch.tensor(target)).backward()
+        for gradient, parameter in zip([grad_input, *graph.grad], [x, *network.parameters()], strict=True):
+            np.testing.assert_allclose(gradient, parameter.grad, rtol=1e-9, atol=1e-14)
+        graph.optimstep(0.5)
         optimizer.step()
-        if step < 10:
-            expected = [x.grad, *(parameter.grad.clone() for parameter in network.parameters())]
-            pairs += zip([Y, *gradients], [y.detach(), *expected], strict=True)
-    pairs += zip(graph.params, (parameter.detach() for parameter in network.parameters()), strict=True)
-    for found, tensor in pairs:  # at the end, so that no forward or backward may touch what an earlier one returned
-        np.testing.assert_allclose(found, tensor, rtol=1e-10)
+    for param, own, parameter in zip(graph.params, params, network.parameters(), strict=True):
+        assert param is own  # updated in place
+        np.testing.assert_allclose(param, parameter.detach(), rtol=1e-10)
+    np.testing.assert_allclose(*first_output, rtol=1e-10)  # later steps did not touch what an earlier one returned
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sigmoid_is_stable_and_silent(dtype):
-    X, node = np.array([[-1000, -30, 0, 30, 1000]], dtype), Sigmoid()
+    X = np.array([[-1000, -30, 0, 30, 1000]], dtype)
+    node = Sigmoid()
     Y = node.forward(X)
     expected = torch.sigmoid(torch.tensor(X, dtype=torch.float64)).numpy()
-    assert Y.dtype == dtype
     np.testing.assert_allclose(Y, expected, rtol=10 * np.finfo(dtype).eps, atol=1e-40)
     np.testing.assert_array_equal(node.backward(np.ones_like(Y))[0, [0, -1]], 0)
 
 
 @pytest.mark.parametrize("node", [Linear(3, 2), ReLU(), Sigmoid(), MSE(), Graph([Linear(3, 2), ReLU()])])
 def test_backward_needs_a_forward(node):
+    inputs = [np.ones((4, 3))] * (2 if isinstance(node, MSE) else 1)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="forward"):
             node.backward(np.ones((4, 2)))
-        node.forward(*[np.ones((4, 3))] * (2 if isinstance(node, MSE) else 1))
+        node.forward(*inputs)
         node.flush()
     for method in (Node().forward, Node().backward):  # the base class has none of its own
         with pytest.raises(NotImplementedError):
             method(np.ones((1, 1)))
 
 
-@settings(max_examples=100, deadline=None)
-@given(array_shapes(max_dims=3, max_side=4), array_shapes(max_dims=3, max_side=4))
-def test_shapes_that_do_not_fit_are_named(one, other):
-    linear, relu, sigmoid = Linear(3, 2), ReLU(), Sigmoid()
-    for node, shape in ((linear, (4, 3)), (relu, one), (sigmoid, one)):
-        node.forward(np.ones(shape))
-    calls = [(linear.forward, other if other[1:] == (3,) else "(B, 3)"), (linear.backward, (4, 2))]
-    calls += [(call, one) for call in (relu.backward, sigmoid.backward, partial(MSE().forward, np.ones(one)))]
+@pytest.mark.parametrize("other", [(2,), (4, 5), (5, 3), (1, 4, 3), ()])
+def test_shapes_that_do_not_fit_are_named(other):
+    array = np.ones((4, 3))
+    linear = Linear(3, 2)
+    nodes = [linear, ReLU(), Sigmoid()]
+    for node in nodes:
+        node.forward(array)
+    calls = [(linear.backward, "(4, 2)"), (nodes[1].backward, "(4, 3)"), (nodes[2].backward, "(4, 3)")]
+    calls.append((lambda target: MSE().forward(array, target), "(4, 3)"))
+    if other != (5, 3):
+        calls.append((linear.forward, "(B, 3)"))
     for call, expected in calls:
-        if expected != other:
-            with pytest.raises(ValueError) as error:
-                call(np.ones(other))
-            for shape in (expected, other):
-                assert str(shape).replace(",)", ")") in str(error.value).replace(",)", ")")
+        with pytest.raises(ValueError) as error:
+            call(np.ones(other))
+        assert expected in str(error.value)
+        assert str(other) in str(error.value)
 
 
-@settings(max_examples=100, deadline=None)
-@given(sizes, sizes, sizes, dtypes, dtypes)
-def test_a_graph_keeps_its_dtype_whatever_the_inputs_and_gives_back_the_shape(batch, features, out, dtype, of_input):
-    graph, mse = Graph([Linear(features, out), ReLU(), Linear(out, 3), Sigmoid()]), MSE()
-    for node in graph.nodes:
-        node.params[:] = [param.astype(dtype) for param in node.params]
-    x, target = np.ones((batch, features), of_input), np.zeros((batch, 3), of_input)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("input_dtype", [np.float32, np.float64])
+def test_a_graph_keeps_its_dtype_whatever_the_inputs(dtype, input_dtype):
+    graph = Graph([Linear(5, 4, dtype), ReLU(), Linear(4, 3, dtype), Sigmoid()])
+    mse = MSE()
+    x = np.ones((2, 5), input_dtype)
     y = graph.forward(x)
-    assert np.isscalar(mse.forward(y, target))
+    assert np.isscalar(mse.forward(y, np.zeros((2, 3), input_dtype)))
     gradients = [graph.backward(mse.backward()), *graph.grad]
-    assert [array.shape for array in (y, *gradients)] == [target.shape, x.shape, *(p.shape for p in graph.params)]
+    assert [gradient.shape for gradient in gradients] == [x.shape, *(param.shape for param in graph.params)]
     graph.optimstep(np.float64(0.1))
     assert {array.dtype for array in [y, mse.backward(), *gradients, *graph.params]} == {np.dtype(dtype)}
 
@@ -180,16 +185,3 @@ def test_gradients_are_overwritten_and_flushed_and_a_first_layer_leaves_its_inpu
     np.testing.assert_array_equal(linear.grad[1], [4.0, 4.0])
     linear.flush()
     assert not any(gradient.any() for gradient in linear.grad)
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_optimstep_updates_in_place_whatever_the_layout(order):
-    linear = Linear(1000, 300, dtype=np.float64)  # larger than the blocks that it is updated in
-    linear.params[0] = np.array(linear.params[0], order=order)
-    params, linear.grad = list(linear.params), [np.random.standard_normal(p.shape) for p in linear.params]
-    expected, gradients = [p - 0.5 * g for p, g in zip(params, linear.grad, strict=True)], copy.deepcopy(linear.grad)
-    Graph([linear]).optimstep(0.5)
-    assert all(found is param for found, param in zip(linear.params, params, strict=True))
-    for param, value, grad, gradient in zip(params, expected, linear.grad, gradients, strict=True):
-        np.testing.assert_array_equal(grad, gradient)
-        np.testing.assert_allclose(param, value, rtol=1e-6)

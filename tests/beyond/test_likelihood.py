@@ -1,27 +1,29 @@
-"""The estimated likelihood, where log p(x) has a closed form: a linear Gaussian model."""
+"""beyond.likelihood: the estimate where log p(x) has a closed form, and of each model against its own losses."""
 
 import math
+import re
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal
+from helpers import best_checkpoint, logged, write_mnist
+from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 
-from evaluation.likelihood import (
-    Estimate,
-    bits_per_dimension,
-    describe_estimate,
-    describe_grey,
-    estimate_likelihood,
-    log_ratio,
-)
-from training import UserError
-from VarAutoencoder import HALF, LEARNED, MIN_VARIANCE, VarAutoencoder
+from beyond import likelihood, variance
+from beyond.likelihood import Estimate, bits_per_dimension, describe_estimate, describe_grey, estimate_likelihood
+from common import UserError
+from data import create_mnist_dataloaders
+from datasets.synthetic import make_digits
+from generators.iwae import log_ratio
+from trained.loading import load_model, load_photographs
 
-PIXELS, LATENTS, VARIANCE = 12, 4, 0.3
+PIXELS = 12
+LATENTS = 4
+VARIANCE = 0.3
+NLL = r"NLL: (-?\d+\.\d\d) \+- \d+\.\d\d nats per image"
 
 
-class Images:
-    """A data set of the images of p(x) = N(0, W W^T + VARIANCE I), where W has orthogonal columns."""
+class Gaussians:
+    """A data set of images of p(x) = N(0, W W^T + VARIANCE I), where W has orthogonal columns."""
 
     def __init__(self, count):
         generator = torch.Generator().manual_seed(0)
@@ -38,7 +40,7 @@ class Images:
         return self.images[index], None
 
     def posterior(self, images, _, widened=1.0, moved=0.0):
-        """The exact one, or a worse one."""
+        """The exact posterior, or a worse one."""
         precision = 1 + self.weight.square().sum(dim=0) / VARIANCE
         mu = images @ self.weight / VARIANCE / precision + moved
         return mu, widened * precision.rsqrt().expand_as(mu)
@@ -47,102 +49,130 @@ class Images:
         p = Normal(zs @ self.weight.T, math.sqrt(VARIANCE), validate_args=False)  # its mean may be NaN
         return p.log_prob(images).sum(dim=-1)
 
+    def estimate(self, samples, seed=0, **worse):
+        def posterior(*batch):
+            return self.posterior(*batch, **worse)
 
-def estimate(images, samples, **worse):
-    return estimate_likelihood(images, lambda *batch: images.posterior(*batch, **worse), images.log_likelihood, samples)
+        return estimate_likelihood(self, posterior, self.log_likelihood, samples, seed)
+
+
+WORSE = {"widened": 1.4, "moved": 0.2}
 
 
 def test_with_the_exact_posterior_one_sample_gives_the_exact_likelihood():
-    images = Images(100)
-    torch.testing.assert_close(estimate(images, 1).nll, -images.log_p, rtol=1e-4, atol=1e-4)
+    images = Gaussians(100)
+    torch.testing.assert_close(images.estimate(1).nll, -images.log_p, rtol=1e-4, atol=1e-4)
 
 
-def test_with_another_posterior_it_agrees_within_its_error_and_more_samples_are_never_worse():
-    images, worse = Images(400), {"widened": 1.4, "moved": 0.2}
-    found = {samples: estimate(images, samples, **worse) for samples in (1, 5, 50, 1000)}
-    gaps = {samples: (part.nll + images.log_p).mean().item() for samples, part in found.items()}
+def test_with_another_posterior_more_samples_are_better_and_the_bound_lacks_its_kl_from_the_exact_one():
+    images = Gaussians(400)
+    estimates = {samples: images.estimate(samples, **WORSE) for samples in (1, 5, 50, 1000)}
+    gaps = {samples: (estimate.nll + images.log_p).mean().item() for samples, estimate in estimates.items()}
     assert gaps[1] > gaps[5] > gaps[50] > gaps[1000]
     assert gaps[1000] == pytest.approx(0, abs=0.01)
-    bound = found[1000].distortion + found[1000].rate
+    bound = estimates[1000].distortion + estimates[1000].rate
     mu, sigma = images.posterior(images.images, None)
-    q = torch.distributions.kl_divergence(Normal(mu + 0.2, 1.4 * sigma), Normal(mu, sigma)).sum(dim=1)
-    assert (bound + images.log_p).mean().item() == pytest.approx(q.mean().item(), rel=0.02)  # what the bound lacks
-    prior = torch.distributions.kl_divergence(Normal(mu + 0.2, 1.4 * sigma), Normal(0.0, 1.0)).sum(dim=1)
-    torch.testing.assert_close(found[1].rate, prior, rtol=1e-4, atol=1e-4)
+    worse = Normal(mu + WORSE["moved"], WORSE["widened"] * sigma)
+    lacking = kl_divergence(worse, Normal(mu, sigma)).sum(dim=1).mean().item()
+    assert (bound + images.log_p).mean().item() == pytest.approx(lacking, rel=0.02)
+    rate = kl_divergence(worse, Normal(0.0, 1.0)).sum(dim=1)
+    torch.testing.assert_close(estimates[1].rate, rate, rtol=1e-4, atol=1e-4)
 
 
-def test_the_seed_determines_it_and_it_is_the_same_in_parts(monkeypatch):
-    images, worse = Images(64), {"widened": 1.4, "moved": 0.2}
-    first, again = (estimate(images, 300, **worse).nll for _ in range(2))
-    assert torch.equal(first, again)
-    other = estimate_likelihood(images, lambda *batch: images.posterior(*batch, **worse), images.log_likelihood, 300, 1)
-    assert (other.nll - first).abs().max() > 1e-3
-    monkeypatch.setattr("evaluation.likelihood.DECODED", 64 * PIXELS)  # a sample of each image at a time
-    torch.testing.assert_close(estimate(images, 300, **worse).nll, first, rtol=1e-4, atol=1e-4)
+def test_the_seed_determines_it_and_so_it_is_when_few_samples_are_decoded_at_once(monkeypatch):
+    images = Gaussians(64)
+    first = images.estimate(300, **WORSE).nll
+    assert torch.equal(first, images.estimate(300, **WORSE).nll)
+    assert (images.estimate(300, seed=1, **WORSE).nll - first).abs().max() > 1e-3
+    monkeypatch.setattr(likelihood, "DECODED", 64 * PIXELS)  # one sample of each image
+    torch.testing.assert_close(images.estimate(300, **WORSE).nll, first, rtol=1e-4, atol=1e-4)
 
 
 def test_a_likelihood_that_is_not_finite_is_an_error():
-    images = Images(5)
+    images = Gaussians(5)
     with pytest.raises(UserError, match="not finite: the weights are damaged"):
         estimate_likelihood(images, images.posterior, lambda zs, *_: zs.sum(dim=-1) * math.nan, 3)
     for worse in ({"moved": math.nan}, {"widened": 0.0}):
         with pytest.raises(UserError, match="not finite: the weights are damaged"):
-            estimate(images, 3, **worse)
+            images.estimate(3, **worse)
 
 
-def test_log_ratio_is_the_closed_form_and_may_have_another_prior():
+@pytest.mark.parametrize("prior", [(), (torch.randn(9, 3), torch.rand(9, 3) + 0.1)])
+def test_log_ratio_is_the_closed_form_and_may_have_another_prior(prior):
     mu, sigma, zs = torch.randn(9, 3), torch.rand(9, 3) + 0.1, torch.randn(5, 9, 3)
 
     def log_density(mu, sigma):
         return -(2 * math.pi * sigma**2).log() / 2 - (zs - mu) ** 2 / (2 * sigma**2)
 
-    for prior in ((), (torch.randn(9, 3), torch.rand(9, 3) + 0.1)):
-        p = log_density(*(prior or (torch.zeros(3), torch.ones(3))))
-        expected = (log_density(mu, sigma) - p).sum(dim=-1)
-        torch.testing.assert_close(log_ratio(zs, mu, sigma, *prior), expected, rtol=1e-4, atol=1e-4)
+    p = log_density(*(prior or (torch.zeros(3), torch.ones(3))))
+    expected = (log_density(mu, sigma) - p).sum(dim=-1)
+    torch.testing.assert_close(log_ratio(zs, mu, sigma, *prior), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_lines_of_the_log():
-    estimated = Estimate(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), torch.tensor([0.5, 1.5]))
-    assert describe_estimate(estimated, 7) == [
+def test_the_lines_of_the_log_by_hand():
+    estimate = Estimate(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]), torch.tensor([0.5, 1.5]))
+    assert describe_estimate(estimate, 7) == [
         "NLL: 2.00 +- 1.00 nats per image (importance weighted, 7 samples, 2 images)",
         "Bound: 3.00 = Distortion 2.00 + Rate 1.00",
     ]
-    assert "2.00 +- 1.00 nats per image, 8.029 bits per dimension (" in describe_estimate(estimated, 7, dims=100)[0]
-    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))  # of one pixel; the others are certain
-    images = torch.tensor([[[[0.25, 1.0, 0.0]]]])
-    assert f"{entropy:.2f} nats" in describe_grey(images)
-
-
-def test_bits_per_dimension_by_hand():
+    assert "2.00 +- 1.00 nats per image, 8.029 bits per dimension (" in describe_estimate(estimate, 7, dims=100)[0]
     assert bits_per_dimension(0.0, 1728) == 8  # a uniform density
     assert bits_per_dimension(-3 * 4 * math.log(2), 4) == pytest.approx(5)  # a density of 8 for each of four numbers
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))  # of one pixel; the others are certain
+    assert f"{entropy / 2:.2f} nats" in describe_grey(torch.tensor([[[[0.25, 1.0, 0.0]]], [[[1.0, 1.0, 0.0]]]]))
 
 
-@pytest.mark.parametrize("variance", [HALF, LEARNED])
-def test_the_flowers_decoder_is_a_gaussian(variance):
-    model = VarAutoencoder(8, 12, 16, variance).eval()
-    images, reconstructions = torch.rand(5, 3, 12, 16), torch.rand(2, 5, 3, 12, 16)
-    if variance == LEARNED:
-        model.variance.fill_(0.07)
-    deviation = math.sqrt(0.07 if variance == LEARNED else 0.5)
-    expected = -Normal(reconstructions, deviation).log_prob(images).sum(dim=(2, 3, 4))
-    torch.testing.assert_close(model.negative_log_likelihood(reconstructions, images), expected, rtol=1e-4, atol=1e-2)
-    if variance == LEARNED:
-        outputs = reconstructions[0], torch.zeros(5, 8), torch.zeros(5, 8)
-        loss, metrics = model.measure(outputs, images)
-        assert metrics["loss"] == metrics["recon"] == pytest.approx(expected[0].mean().item(), rel=1e-4)
-        assert loss.item() == pytest.approx(metrics["loss"] / 576, rel=1e-5)
+def test_the_bound_of_photographs_is_that_of_a_gaussian_decoder(trained_flowers, tiny_flowers, tmp_path):
+    sizes = ["--image-size", 12, "--encoding-dim", 8, "--epochs", 1]
+    logged(variance.main, *sizes, "--data-root", tiny_flowers, "--output-root", tmp_path)
+    for name, root in (("VAE", trained_flowers[0]), ("VAE_learned", tmp_path)):
+        flags = ["--samples", 100, "--data-root", tiny_flowers, "--output-root", root]
+        estimate, lines = logged(likelihood.main, "--model", name, *flags)
+        assert lines[0].startswith("Data: 12 held-out images of ")
+        assert lines[1].startswith(f"Model: {name}, epoch ")
+        assert re.match(NLL + r", \d+\.\d{3} bits per dimension \(", lines[2])
+        model, checkpoint = load_model(name, root)
+        images, _ = load_photographs(checkpoint, data_root=tiny_flowers)[1][:]
+        deviation = math.sqrt(model.variance.item() if name == "VAE_learned" else 1 / 2)
+        with torch.no_grad():
+            recons = torch.stack([model(images)[0] for _ in range(100)])
+            mu, log_var = model.posterior(images)
+        nll = -Normal(recons, deviation).log_prob(images).mean(dim=0).sum(dim=(1, 2, 3))
+        kl = kl_divergence(Normal(mu, log_var.div(2).exp()), Normal(0.0, 1.0)).sum(dim=1)
+        bound = estimate.distortion + estimate.rate
+        assert bound.mean().item() == pytest.approx((nll + kl).mean().item(), rel=0.01)
+        assert lines[3].endswith(f", {bits_per_dimension(bound.mean().item(), 432):.3f} bits per dimension")
+        assert len(lines) == 4
 
 
-def test_the_learned_variance_is_the_mean_squared_error_and_has_a_floor():
-    model = VarAutoencoder(8, 12, 16, LEARNED).train()
-    images, latents = torch.full((5, 3, 12, 16), 0.5), torch.zeros(2, 5, 8)
-    for error in (0.1, 0.0):  # the second is a perfect reconstruction, which any smaller variance would make likelier
-        outputs = ((images + error).requires_grad_(), *latents)
-        loss, metrics = model.measure(outputs, images)
-        assert metrics["variance"] == pytest.approx(max(error**2, MIN_VARIANCE), rel=1e-4)
-        assert model.variance.item() == pytest.approx(0.01 if error else (0.01 + MIN_VARIANCE) / 2, rel=1e-4)
-        loss.backward()
-        assert loss.isfinite()
-        assert outputs[0].grad.isfinite().all()
+@pytest.mark.parametrize("name", ["VAE", "CVAE"])
+def test_the_bound_of_digits_is_the_test_loss_and_that_of_grey_ones_is_called_a_bound(name, trained_mnist, tiny_mnist):
+    root, _ = trained_mnist
+    before = (root / "models" / f"BestModel_MNIST_{name}.pth").read_bytes()
+    flags = ["--data-root", tiny_mnist, "--output-root", root, "--samples", 20]
+    estimate, lines = logged(likelihood.main, "--model", f"MNIST_{name}", *flags)
+    checkpoint = best_checkpoint(root, f"MNIST_{name}")
+    assert lines[0].startswith("Data: 100 held-out images of MNIST-like images, ")
+    assert float(re.match(NLL + r" \(", lines[2])[1]) == pytest.approx(estimate.nll.mean().item(), abs=0.01)
+    assert estimate.distortion.mean().item() == pytest.approx(checkpoint["test_recon"], rel=0.01)
+    assert estimate.rate.mean().item() == pytest.approx(checkpoint["test_kl"], rel=1e-4)
+    assert (estimate.nll < estimate.distortion + estimate.rate).float().mean() > 0.9
+    images, _ = create_mnist_dataloaders(1, tiny_mnist)[2].dataset[:]
+    entropy = Bernoulli(images.double()).entropy().sum(dim=(1, 2, 3)).mean().item()
+    assert lines[4].startswith("Grey pixels: the NLL is an upper bound")
+    assert lines[4].endswith(f"their entropy, {entropy:.2f} nats per image")
+    assert [line.partition(":")[0] for line in lines[5:]] == (["Labels"] if name == "CVAE" else [])
+    assert (root / "models" / f"BestModel_MNIST_{name}.pth").read_bytes() == before
+
+
+def test_other_digits_are_refused(trained_mnist, tmp_path, monkeypatch):
+    others = write_mnist(tmp_path, train=50, test=30).parent.parent
+    flags = ["--model", "MNIST_VAE", "--samples", 2, "--output-root", trained_mnist[0]]
+    with pytest.raises(UserError, match="trained on MNIST-like images .*, found MNIST-like images .*--data-root"):
+        logged(likelihood.main, *flags, "--data-root", others)
+    monkeypatch.setattr("data.make_digits", lambda: make_digits(200))
+    monkeypatch.setattr("data.SYNTHETIC_TRAIN", 150)
+    with pytest.raises(UserError, match="trained on MNIST-like images .*, found synthetic digits .*--data-root"):
+        logged(likelihood.main, *flags, "--data", "synthetic")
+    trained_on = {"name": "synthetic digits"}  # they need no flag
+    assert len(likelihood.find_digits(trained_on)[1]) == 50

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from training import UserError
-from training.checkpoints import atomic_write, load_checkpoint, run_lock, save_checkpoint
+from common import UserError
+from common.checkpoints import atomic_write, load_checkpoint, run_lock, save_checkpoint
 
 ROW = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25}
 CHECKPOINT = {"model": "Toy", "config": {"size": [1, 2]}, "data": {"name": "x"}, "settings": {}, "history": [ROW]}
@@ -33,12 +33,12 @@ def test_a_write_that_is_interrupted_or_fails_leaves_the_old_file_whole(tmp_path
 
 
 def test_a_pickle_opens_anywhere(tmp_path):
-    weights = {"w": [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(0), np.asfortranarray(np.eye(3))]}
-    save_checkpoint(tmp_path / "a.pkl", {**CHECKPOINT, "state_dict": weights})
+    weights = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(0), np.asfortranarray(np.eye(3))]
+    save_checkpoint(tmp_path / "a.pkl", {**CHECKPOINT, "state_dict": {"w": weights}})
     ours = load_checkpoint(tmp_path / "a.pkl", made_by="test")
     save_checkpoint(tmp_path / "b.pkl", ours)  # what was read can be saved again
     for loaded in (ours, *(pickle.loads((tmp_path / name).read_bytes()) for name in ("a.pkl", "b.pkl"))):
-        for array, expected in zip(loaded.pop("state_dict")["w"], weights["w"], strict=True):
+        for array, expected in zip(loaded.pop("state_dict")["w"], weights, strict=True):
             np.testing.assert_array_equal(array, expected)
             assert array.dtype == expected.dtype
         assert loaded == CHECKPOINT
@@ -49,39 +49,6 @@ def test_a_pth_is_safe_to_load(tmp_path):
     for loaded in (torch.load(tmp_path / "a.pth", weights_only=True), load_checkpoint(tmp_path / "a.pth", "test")):
         assert torch.equal(loaded.pop("state_dict")["w"], torch.arange(3.0))
         assert loaded == CHECKPOINT
-
-
-class Call:
-    """Pickles as a call of a function: its arguments, and the state of what it returns."""
-
-    def __init__(self, *reduced):
-        self.reduced = reduced
-
-    def __reduce__(self):
-        return self.reduced
-
-
-REBUILD = np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b")
-FORGED = {
-    "pointers": Call(np.ndarray, ((1,), "O", b"A" * 8)),
-    "a claim of terabytes": Call(np.ndarray, ((1 << 40,), "f4")),
-    "dtype": Call(np.dtype, ("O",)),
-    "state of pointers": Call(*REBUILD, (1, (1,), Call(np.dtype, ("O",)), False, b"A" * 8)),
-    "too few bytes": Call(*REBUILD, (1, (9,), np.dtype("f4"), False, b"A" * 8)),
-    "a list": Call(*REBUILD, (1, (1,), np.dtype("f4"), False, [1.0])),
-    "objects": np.array([Call(os.mkdir, ("nowhere",))], dtype=object),
-    "scalar": np.float64(1.0),
-}
-
-
-@pytest.mark.parametrize("forged", FORGED)
-def test_a_forged_array_is_never_built(tmp_path, forged):
-    save_checkpoint(tmp_path / "a.pkl", {**CHECKPOINT, "state_dict": {"w": FORGED[forged]}})
-    try:
-        loaded = load_checkpoint(tmp_path / "a.pkl", made_by="test")["state_dict"]["w"]
-    except UserError:
-        return
-    assert not isinstance(loaded, np.ndarray)
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth"])
@@ -109,14 +76,15 @@ def test_a_file_that_is_missing_damaged_or_no_checkpoint_is_one_line(tmp_path, s
 
 
 def test_one_run_at_a_time_trains_a_model_in_a_folder(tmp_path):
-    with run_lock(tmp_path / "models", "AE"):
-        with pytest.raises(UserError, match="AE in .*models.*--output-root"), run_lock(tmp_path / "models", "AE"):
+    models = tmp_path / "models"
+    with run_lock(models, "AE"):
+        with pytest.raises(UserError, match="AE in .*models.*--output-root"), run_lock(models, "AE"):
             pass
         for model in ("AE", "VAE"):
-            (tmp_path / "models" / f".BestModel_{model}.pth.7.tmp").touch()  # of runs that were killed
-        with run_lock(tmp_path / "models", "DDPM"):
-            assert len(list(tmp_path.rglob("*.tmp"))) == 2
-    with pytest.raises(UserError, match="cannot write to .*tmp "), run_lock(next(tmp_path.rglob("*.tmp")), "AE"):
+            (models / f".BestModel_{model}.pth.7.tmp").touch()  # of runs that were killed
+        with run_lock(models, "DDPM"):
+            assert len(list(models.glob(".*.tmp"))) == 2
+    with run_lock(models, "AE"):
+        assert [path.name for path in models.glob(".*.tmp")] == [".BestModel_VAE.pth.7.tmp"]
+    with pytest.raises(UserError, match="cannot write to .*lock "), run_lock(models / "LastModel_AE.lock", "AE"):
         pass
-    with run_lock(tmp_path / "models", "AE"):
-        assert [path.name for path in tmp_path.rglob("*.tmp")] == [".BestModel_VAE.pth.7.tmp"]

@@ -2,7 +2,7 @@
 
 import os
 import random
-import warnings
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,9 +13,10 @@ from helpers import REAL_FLOWERS, needs_flowers
 from PIL import Image
 
 import datasets
-from data import create_flower_dataloaders, describe, mean_image_loss, mirror, output_root, shift
-from datasets.synthetic import FLOWER_CLASSES, make_flowers
-from training import PROJECT, UserError
+from common import PROJECT, UserError
+from data import create_flower_dataloaders
+from datasets.images import choose_output_root, data_line, mirror, shift
+from datasets.synthetic import make_flowers
 
 ORANGE = (240, 120, 30)
 
@@ -48,20 +49,18 @@ def test_batches_are_floats_in_the_unit_interval_in_a_new_order_each_epoch(tiny_
     assert torch.equal(epochs[2], epochs[3])
 
 
-def test_the_split_is_seeded_disjoint_and_complete(tiny_flowers):
+def test_the_split_is_seeded_disjoint_complete_and_does_not_depend_on_the_file_system(tiny_flowers, monkeypatch):
     def split(seed):
         loaders = create_flower_dataloaders(16, tiny_flowers, split_seed=seed)
-        return [{image.numpy().tobytes() for image in loader.dataset.images} for loader in loaders]
+        return [[image.numpy().tobytes() for image in loader.dataset.images] for loader in loaders]
 
     train, valid = split(0)
-    assert (train & valid, len(train | valid)) == (set(), 60)
-    assert split(0) == [train, valid]
-    assert split(1) != [train, valid]
-
-
-def test_the_order_of_the_file_system_does_not_matter(tiny_flowers, monkeypatch):
-    expected = create_flower_dataloaders(16, tiny_flowers)[1].dataset
-    iterdir, walk, rng = Path.iterdir, os.walk, random.Random(5)
+    assert set(train).isdisjoint(valid)
+    assert len({*train, *valid}) == 60
+    assert set(split(1)[0]) != set(train)
+    iterdir = Path.iterdir
+    walk = os.walk
+    rng = random.Random(5)
 
     def shuffled(entries):
         entries = list(entries)
@@ -69,16 +68,15 @@ def test_the_order_of_the_file_system_does_not_matter(tiny_flowers, monkeypatch)
 
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter(shuffled(iterdir(folder))))
     monkeypatch.setattr(os, "walk", lambda *args, **_: ((*folders, shuffled(files)) for *folders, files in walk(*args)))
-    found = create_flower_dataloaders(16, tiny_flowers)[1].dataset
-    assert found.info == expected.info
-    assert torch.equal(found.images, expected.images)
+    assert split(0) == [train, valid]
 
 
 def test_labels_follow_the_folders_whose_names_cannot_forge_a_line_of_the_log(tmp_path):
-    save_class(tmp_path / "red\nEpoch: 1\x1b[2J", 3, (255, 0, 0))
-    save_class(tmp_path / "red\nEpoch: 1\x1b[2J" / "at any" / "depth", 3, (255, 0, 0))
+    red = tmp_path / "red\nEpoch: 1\x1b[2J"
+    save_class(red, 3, (255, 0, 0))
+    save_class(red / "at any" / "depth", 3, (255, 0, 0))
     save_class(tmp_path / "blue", 5, (0, 0, 255))
-    assert "2 classes (blue, red Epoch: 1 [2J)" in describe(*create_flower_dataloaders(4, tmp_path))
+    assert "2 classes (blue, red Epoch: 1 [2J)" in data_line(*create_flower_dataloaders(4, tmp_path))
     images, labels = load_all(tmp_path)
     assert labels.bincount().tolist() == [5, 6]
     for image, label in zip(images, labels, strict=True):
@@ -87,22 +85,21 @@ def test_labels_follow_the_folders_whose_names_cannot_forge_a_line_of_the_log(tm
 
 def test_shifted_images_are_moved_by_a_pixel_and_their_edges_repeated():
     images = torch.rand(900, 3, 5, 7)
-    padded, places = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), []
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    places = []
     for moved, around in zip(shift(images, 0.3), padded, strict=True):
-        found = [(i, j) for i in range(3) for j in range(3) if torch.equal(moved, around[:, i : i + 5, j : j + 7])]
-        places += found
-        assert len(found) == 1
+        windows = {(i, j): around[:, i : i + 5, j : j + 7] for i in range(3) for j in range(3)}
+        [place] = [place for place, window in windows.items() if torch.equal(moved, window)]
+        places.append(place)
     assert len(set(places)) == 9
     assert places.count((1, 1)) / 900 == pytest.approx(1 - 0.3 * 8 / 9, abs=0.06)
     assert shift(images[0], 1.0).shape == (3, 5, 7)
     assert shift(images.to("meta"), 1.0).device.type == "meta"
 
 
-def test_half_of_the_training_images_are_mirrored_each_time_anew(tiny_flowers):
-    plain, mirrored = (
-        create_flower_dataloaders(16, tiny_flowers),
-        create_flower_dataloaders(16, tiny_flowers, transform=mirror),
-    )
+def test_half_of_the_training_images_are_mirrored_differently_each_time(tiny_flowers):
+    plain = create_flower_dataloaders(16, tiny_flowers)
+    mirrored = create_flower_dataloaders(16, tiny_flowers, transform=mirror)
     original, labels = plain[0].dataset[:]
     torch.manual_seed(0)
     shares = []
@@ -124,11 +121,13 @@ def test_half_of_the_training_images_are_mirrored_each_time_anew(tiny_flowers):
 def kinds_of_image():
     """(file name, image, save options, RGB expected in the upper left quarter)."""
     size = (64, 48)
-    plain, palette = Image.new("RGB", size, ORANGE), Image.new("P", size, 1)
+    plain = Image.new("RGB", size, ORANGE)
+    palette = Image.new("P", size, 1)
     palette.putpalette([0, 0, 0, *ORANGE])
     grey16 = Image.fromarray(np.full((48, 64), 257 * 100, np.uint16))
-    rotated, orientation = plain.copy(), Image.Exif()
+    rotated = plain.copy()
     rotated.paste((0, 0, 255), (0, 24, 64, 48))  # the lower half; with orientation 6 it lies on the left
+    orientation = Image.Exif()
     orientation[0x0112] = 6
     return [
         ("blüte 花.png", plain, {}, ORANGE),
@@ -151,15 +150,17 @@ def kinds_of_image():
     ]
 
 
-@pytest.mark.parametrize(("name", "image", "options", "expected"), kinds_of_image(), ids=lambda value: str(value)[:24])
-def test_every_kind_of_image_comes_out_as_rgb(tmp_path, name, image, options, expected):
-    (tmp_path / "flower").mkdir()
-    for copy in "ab":  # two, because one image cannot be split
-        image.save(tmp_path / "flower" / f"{copy} {name}", **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        images, _ = load_all(tmp_path)
-    np.testing.assert_allclose(images[0, :, 6, 6] * 255, expected, atol=3)
+@pytest.mark.filterwarnings("error")
+def test_every_kind_of_image_comes_out_as_rgb(tmp_path):
+    for label, (name, image, options, _) in enumerate(kinds_of_image()):
+        folder = tmp_path / f"{label:02}"
+        folder.mkdir()
+        image.save(folder / name, **options)
+    images, labels = load_all(tmp_path)
+    for image, label in zip(images, labels, strict=True):
+        name, _, _, expected = kinds_of_image()[label]
+        np.testing.assert_allclose(image[:, 6, 6] * 255, expected, atol=3, err_msg=name)
+    assert len(images) == len(kinds_of_image())
 
 
 def test_images_are_made_smaller_without_aliasing_and_larger(tmp_path):
@@ -201,7 +202,7 @@ def test_unreadable_files_are_skipped_with_one_warning_that_counts_them(tmp_path
     assert not (tmp_path / "was-run").exists()
 
 
-def test_what_is_no_file_or_hidden_is_passed_over(tmp_path):
+def test_pipes_and_hidden_files_are_passed_over(tmp_path):
     save_class(tmp_path / "rose", 2)
     os.mkfifo(tmp_path / "rose" / "pipe.jpg")  # to open it would wait for ever
     (tmp_path / "rose" / ".hidden").touch()
@@ -213,7 +214,7 @@ def test_what_is_no_file_or_hidden_is_passed_over(tmp_path):
     assert loaders[0].dataset.info["classes"] == ["rose"]
 
 
-def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path):
+def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path, monkeypatch):
     for source in ("auto", "real", "synthetic"):
         with pytest.raises(UserError, match="nowhere is not a folder.*--data-root.*--data synthetic"):
             load_all(tmp_path / "nowhere", data=source)
@@ -230,30 +231,28 @@ def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path):
         load_all(tmp_path)
     with pytest.raises(UserError, match='"auto".*"real".*"synthetic".*"fake"'):
         load_all(tmp_path, data="fake")
-
-
-@pytest.mark.parametrize("function", ["listdir", "scandir"])  # of the folder itself, and of a class
-def test_a_folder_that_may_not_be_read_is_named(function, tmp_path, monkeypatch):
-    save_class(tmp_path / "rose", 2)
-    monkeypatch.setattr(os, function, Mock(side_effect=PermissionError(13, "Permission denied", "rose")))
-    with pytest.raises(UserError, match="cannot read rose .*Permission denied"):
-        load_all(tmp_path)
+    for function in ("listdir", "scandir"):  # of the folder itself, and of a class
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot read rose .*Permission denied"):
+            patch.setattr(os, function, Mock(side_effect=PermissionError(13, "Permission denied", "rose")))
+            load_all(tmp_path)
 
 
 def test_the_stand_in_is_used_where_the_project_has_no_photographs_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.flowers.make_flowers", partial(make_flowers, per_class=10))
     monkeypatch.setattr(datasets, "PROJECT", tmp_path / "project")
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="no photographs in ./flowers.*stand in"):
         loaders = create_flower_dataloaders(16)
     info = loaders[0].dataset.info
-    assert (info["name"], info["images"], info["image_size"]) == ("synthetic flowers", 3000, [24, 24])
-    assert "stand-in" in describe(*loaders)
+    assert (info["name"], info["images"], info["image_size"]) == ("synthetic flowers", 30, [24, 24])
+    assert "stand-in" in data_line(*loaders)
     with pytest.raises(UserError, match="is not a folder"):
         create_flower_dataloaders(16, data="real")
-    save_class(tmp_path / "project" / "flowers" / "rose", 4)
+    photographs = tmp_path / "project" / "flowers"
+    save_class(photographs / "rose", 4)
     assert create_flower_dataloaders(16)[0].dataset.info["images"] == 4
     with pytest.warns(UserWarning, match="--data synthetic.*flowers is not read"):
-        create_flower_dataloaders(16, tmp_path / "project" / "flowers", 8, 8, data="synthetic")
+        create_flower_dataloaders(16, photographs, 8, 8, data="synthetic")
     monkeypatch.setattr(datasets, "PROJECT", tmp_path)
     (tmp_path / "flowers").symlink_to("nowhere")
     with pytest.raises(UserError, match="flowers is not a folder"):
@@ -263,7 +262,7 @@ def test_the_stand_in_is_used_where_the_project_has_no_photographs_and_says_so(t
 def test_the_stand_in_is_seeded_and_about_as_hard_as_the_photographs():
     images, labels = make_flowers()
     assert (images.shape, images.dtype) == ((3000, 3, 24, 24), np.uint8)
-    np.testing.assert_array_equal(np.bincount(labels), [1000] * len(FLOWER_CLASSES))
+    np.testing.assert_array_equal(np.bincount(labels), [1000, 1000, 1000])
     assert 0.045 < (images / 255).var(axis=0).mean() < 0.06  # squared error of answering with the mean image
     few, again, other = (make_flowers(per_class=50, seed=seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(few, again)
@@ -278,42 +277,30 @@ def test_the_photographs():
     assert 0.045 < (train.dataset.images.numpy() / 255).var(axis=0).mean() < 0.06
 
 
-REAL, STANDIN = {"name": "flowers"}, {"name": "synthetic flowers"}
+REAL = {"name": "flowers"}
+STAND_IN = {"name": "synthetic flowers"}
 
 
 @pytest.mark.parametrize(
-    ("root", "shown", "trained", "folder"),
+    ("root", "images", "trained", "folder"),
     [
         (PROJECT, REAL, None, ""),
-        (PROJECT, STANDIN, None, "synthetic"),  # a run
-        (Path("runs"), STANDIN, None, ""),  # where the user wants it
-        (PROJECT, STANDIN, REAL, "synthetic"),  # pictures of a model
-        (Path("runs"), STANDIN, REAL, "synthetic"),
-        (Path("runs"), STANDIN, STANDIN, ""),
-        (Path("runs"), REAL, STANDIN, ""),
+        (PROJECT, STAND_IN, None, "synthetic"),  # a run
+        (Path("runs"), STAND_IN, None, ""),  # where the user wants it
+        (PROJECT, STAND_IN, REAL, "synthetic"),  # pictures of a model
+        (Path("runs"), STAND_IN, REAL, "synthetic"),
+        (Path("runs"), STAND_IN, STAND_IN, ""),
+        (Path("runs"), REAL, STAND_IN, ""),
     ],
 )
-def test_what_the_stand_in_gives_has_a_folder_of_its_own(root, shown, trained, folder):
-    assert output_root(root, shown, trained) == root / folder
+def test_the_results_of_the_stand_in_have_a_folder_of_their_own(root, images, trained, folder, capsys):
+    assert choose_output_root(root, images, trained) == root / folder
+    assert (str(root / "synthetic") in capsys.readouterr().err) == bool(folder)
 
 
-def test_photographs_of_ones_own_are_called_by_their_folder(tmp_path, monkeypatch):
+def test_the_users_own_photographs_are_named_by_their_folder(tmp_path, monkeypatch):
     for folder, name in (("flowers", "flowers"), ("my cats", "photographs in my cats")):
         save_class(tmp_path / folder / "tabby", 4)
         monkeypatch.chdir(tmp_path / folder)
         for root in (tmp_path / folder, ".", "../" + folder):
             assert create_flower_dataloaders(16, root)[0].dataset.info["name"] == name
-
-
-@pytest.mark.parametrize("posterior", [(), (1, 2)])
-def test_the_loss_of_the_mean_image(posterior, tiny_flowers):
-    loaders = create_flower_dataloaders(16, tiny_flowers)
-
-    def measure(outputs, images):
-        answers = outputs[0] if posterior else outputs
-        assert posterior == () or outputs[1:] == posterior
-        return None, {"loss": (answers - images).square().mean().item()}
-
-    train, valid = (loader.dataset.images / 255 for loader in loaders)
-    expected = (train.mean(dim=0) - valid).square().mean().item()
-    assert mean_image_loss(loaders, measure, *posterior) == pytest.approx(expected, rel=1e-5)

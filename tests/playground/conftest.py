@@ -1,4 +1,4 @@
-"""Playgrounds as processes of their own, which end with the tests."""
+"""A playground as a process of its own, which ends with the tests."""
 
 import pytest
 from playing import start, stop
@@ -6,17 +6,8 @@ from playing import start, stop
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """A playground with the shipped models, one for all tests."""
+    """A playground with the committed models. At the end it deletes what was uploaded, and says no more than it should."""
     server = start(tmp_path_factory.mktemp("playground"))
     yield server
-    stop(server)
-
-
-@pytest.fixture
-def bare_server(tmp_path):
-    """A playground without models, whose output root is "no models" below tmp_path; the test may stop it."""
-    (tmp_path / "temporary").mkdir()
-    server = start(tmp_path / "temporary", "--output-root", tmp_path / "no models")
-    yield server
-    if server.process.poll() is None:
-        stop(server)
+    assert stop(server) == (130, f"The playground is at {server.url}/ until Ctrl-C\n", "stopped\n")
+    assert list(server.temporary.iterdir()) == []

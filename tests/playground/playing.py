@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -14,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import command, popen
+from helpers import popen
 from PIL import Image
 
-DIGITS = ("MNIST_AE", "MNIST_VAE", "MNIST_CVAE")
+from common import PROJECT
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="gradio is not installed")
 needs_browser = pytest.mark.skipif(
@@ -42,10 +44,11 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(temporary, *argv):
+def start(temporary):
     """A playground that is up; its temporary files lie below that folder."""
     port = free_port()
-    process = popen(["env", f"TMPDIR={temporary}", *command("playground.py", "--port", port, *argv)])
+    argv = ["env", f"TMPDIR={temporary}", sys.executable, "-m", "playground", "--port", port]
+    process = popen(argv, cwd=PROJECT)
     url = f"http://127.0.0.1:{port}"
     while process.poll() is None:
         try:
@@ -57,7 +60,7 @@ def start(temporary, *argv):
 
 
 def stop(server):
-    """End a playground as Ctrl-C does; returns (status, what it printed, its errors)."""
+    """End a playground as Ctrl-C does; returns (status, its output, its errors)."""
     server.process.send_signal(signal.SIGINT)
     out, err = server.process.communicate(timeout=30)
     return server.process.returncode, out, err
@@ -79,8 +82,10 @@ def bar(height=120, width=30, top=20, left=90):
 
 def pictures_of(html):
     """{alternative text: pixels} of the pictures of a page."""
-    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">', html)
-    return {alt: np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data, alt in found}
+    pictures = {}
+    for data, alt in re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)">', html):
+        pictures[alt] = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    return pictures
 
 
 def photograph(seed=0, size=(90, 60)):
@@ -90,6 +95,7 @@ def photograph(seed=0, size=(90, 60)):
 
 
 def encoded(form, **options):
+    """The bytes of a file of that format with a photograph."""
     file = io.BytesIO()
     photograph().save(file, form, **options)
     return file.getvalue()

@@ -1,0 +1,26 @@
+"""Flowers: a VAE whose decoder learns its variance (generators/variance.py), for sharper images and a likelihood.
+
+    python -m beyond.variance > ./log/train_VAE_learned.txt
+    python -m beyond.likelihood --model VAE_learned         # its bits per dimension
+
+The flags are those of train_script.py, without --model. Writes models/BestModel_VAE_learned.pth,
+models/LastModel_VAE_learned.pth and vis/loss_VAE_learned.png.
+"""
+
+import sys
+
+import train_script
+from common.process import run_script
+
+NAME = "VAE_learned"
+TRAININGS = {NAME: train_script.TRAININGS["VAE"]._replace(shift=1.0)}  # with every photograph moved by a pixel
+
+
+def main(argv=None):
+    """Train; returns the history."""
+    flags = sys.argv[1:] if argv is None else argv
+    return train_script.main(["--model", NAME, *flags], trainings=TRAININGS)
+
+
+if __name__ == "__main__":
+    run_script(main)
