@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from common import UserError
-from common.distributed import data_parallel, init_distributed, rank, rank_0_first
+from common.distributed import data_parallel, init_distributed, rank
 from common.figures import plot_latent_space, plot_reconstructions, plot_samples
 from common.flags import (
     MNIST_HELP,
@@ -130,7 +130,7 @@ def train(
     resume: bool,
     run_class: type[Run] = Run,
 ) -> dict:
-    """Train a model of MNIST and test its best weights; returns the best checkpoint.
+    """Train a model of MNIST, test its best weights and plot its losses; returns the best checkpoint.
 
     name: in the registry; loss_function(outputs, images) -> (the loss to minimise, the metrics for the log); loaders:
     to train, to validate and to test on; config: the model's arguments; settings: epochs, lr, and what the checkpoint
@@ -185,15 +185,17 @@ def train(
                 outputs = model(xs, *entry.condition(ys))
                 loss, metrics = loss_function(outputs, xs)
                 run.record(metrics)
-        return run.finish()
+        best = run.finish()
+    if rank() == 0:
+        plot_loss_curves(best, root)
+    return best
 
 
-def main(argv=None):
+def main(argv=None, run_class: type[Run] = Run):
     """Train and plot; returns the history."""
     args = parse_args(argv)
     device = init_distributed(args.device)
-    with rank_0_first():  # it may have to download them
-        loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
+    loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
     info = loaders[0].dataset.info
     root = choose_output_root(args.output_root, info)
     log(data_line(*loaders))
@@ -216,9 +218,9 @@ def main(argv=None):
         settings=settings,
         seed=args.seed,
         resume=args.resume,
+        run_class=run_class,
     )
     if rank() == 0:
-        plot_loss_curves(best, root)
         model, checkpoint = load_model(name, root)
         plot_pictures(model, checkpoint, loaders[2].dataset.to("cpu"), root, args.seed)
     return best["history"]

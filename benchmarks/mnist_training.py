@@ -1,6 +1,6 @@
 """The VAE on MNIST from a cold start to 105.6 nats on digits held out: our script against the usual example.
 
-    python benchmarks/mnist_training.py --turns 3          # about 6 minutes
+    python -m benchmarks.mnist_training --turns 3          # about 6 minutes
 
 The usual example, as tutorials have it: one hidden layer of 400, 20 latents, a DataLoader that turns every image into a
 tensor in every epoch (ToTensor, batch 128), Adam at 1e-3. Each run is a process of its own, in turns; its time runs
@@ -11,81 +11,84 @@ import argparse
 import sys
 import tempfile
 
-import common
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy, relu
 from torch.utils.data import DataLoader
 
+from benchmarks.tools import compare_trainings
+from common import PROJECT
+from common.flags import positive_int
+from common.process import seed_everything
 from datasets.mnist import import_torchvision
-from training import PROJECT
-from training.flags import positive_int
-from training.script import seed_everything
 
 TARGET = 105.6  # about what the usual example comes to in 10 epochs
 OUR_EPOCHS = 3
+MOST_EPOCHS = 20  # of the usual example
 
 
-def usual_example(most_epochs: int = 20):
+class UsualVAE(nn.Module):
+    """The usual example's network."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = nn.Linear(784, 400)
+        self.mu = nn.Linear(400, 20)
+        self.log_var = nn.Linear(400, 20)
+        self.from_latent = nn.Linear(20, 400)
+        self.pixels = nn.Linear(400, 784)
+
+    def loss(self, images):
+        """The negative evidence lower bound, summed over the batch."""
+        x = images.view(-1, 784)
+        hidden = relu(self.hidden(x))
+        mu = self.mu(hidden)
+        log_var = self.log_var(hidden)
+        z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
+        reconstructions = torch.sigmoid(self.pixels(relu(self.from_latent(z))))
+        kl = -0.5 * torch.sum(1 + log_var - mu.pow(2) - log_var.exp())
+        return binary_cross_entropy(reconstructions, x, reduction="sum") + kl
+
+
+def train_usually() -> None:
     """Train until the test loss is below the target; prints it after each epoch."""
     torchvision = import_torchvision()
-    from torchvision.transforms import ToTensor
-
-    class UsualVAE(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.hidden, self.mu, self.log_var = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
-            self.from_latent, self.pixels = nn.Linear(20, 400), nn.Linear(400, 784)
-
-        def forward(self, images):
-            hidden = relu(self.hidden(images.view(-1, 784)))
-            mu, log_var = self.mu(hidden), self.log_var(hidden)
-            z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
-            return torch.sigmoid(self.pixels(relu(self.from_latent(z)))), mu, log_var
-
-    def loss_of(images):
-        reconstructions, mu, log_var = model(images)
-        cross_entropy = binary_cross_entropy(reconstructions, images.view(-1, 784), reduction="sum")
-        return cross_entropy - 0.5 * torch.sum(1 + log_var - mu.pow(2) - log_var.exp())
-
     seed_everything(0)
-    train_set, test_set = (
-        torchvision.datasets.MNIST(PROJECT / "mnist", train=train, transform=ToTensor()) for train in (True, False)
-    )
+    to_tensor = torchvision.transforms.ToTensor()
+    train_set = torchvision.datasets.MNIST(PROJECT / "mnist", train=True, transform=to_tensor)
+    test_set = torchvision.datasets.MNIST(PROJECT / "mnist", train=False, transform=to_tensor)
     train_loader = DataLoader(train_set, batch_size=128, shuffle=True)
     test_loader = DataLoader(test_set, batch_size=128)
     model = UsualVAE()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for epoch in range(1, most_epochs + 1):
+    for epoch in range(1, MOST_EPOCHS + 1):
         for images, _ in train_loader:
             optimizer.zero_grad()
-            loss_of(images).backward()
+            model.loss(images).backward()
             optimizer.step()
         with torch.no_grad():
-            loss = sum(loss_of(images).item() for images, _ in test_loader) / len(test_set)
+            loss = sum(model.loss(images).item() for images, _ in test_loader) / len(test_set)
         print(f"Epoch: {epoch}, Valid Loss: {loss:.6f}", flush=True)
         if loss <= TARGET:
             break
 
 
 def main(argv=None):
-    """Write a row for each way."""
+    """Print a row for each way."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--turns", type=positive_int, default=3)
     parser.add_argument("--usual", action="store_true", help="only train the usual example, in this process")
     args = parser.parse_args(argv)
     if args.usual:
-        usual_example()
+        train_usually()
         return
     with tempfile.TemporaryDirectory() as folder:
-        ours = [sys.executable, PROJECT / "main.py", "--model", "VAE", "--data", "real"]
-        ours += ["--output-root", folder]
-        ways = {
-            f"main.py --epochs {OUR_EPOCHS}": [*ours, "--epochs", OUR_EPOCHS],
-            "main.py, 10 epochs": ours,
-            "usual example": [sys.executable, __file__, "--usual"],
+        flags = ["--model", "VAE", "--epochs", OUR_EPOCHS, "--data", "real", "--output-root", folder]
+        commands = {
+            f"main.py --epochs {OUR_EPOCHS}": [sys.executable, "main.py", *flags],
+            "usual example": [sys.executable, "-m", "benchmarks.mnist_training", "--usual"],
         }
-        common.compare_runs("MNIST, VAE to 105.6 nats", TARGET, ways, args.turns)
+        compare_trainings(TARGET, commands, args.turns)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,9 @@ from pathlib import Path
 
 import torch
 
-from beyond.likelihood import (
-    check_digits,
-    check_finite,
-    describe_estimate,
-    describe_grey,
-    describe_mean,
-    estimate_likelihood,
-    find_digits,
-    log_bernoulli,
-    log_subject,
-)
+from beyond import likelihood
 from common import UserError
-from common.distributed import init_distributed, rank, rank_0_first
+from common.distributed import init_distributed, rank
 from common.figures import plot_samples
 from common.flags import MNIST_HELP, add_data_flags, add_device_flag, add_training_flags, make_parser, positive_int
 from common.process import log, run_script, say, seed_everything
@@ -34,7 +24,7 @@ from data import create_mnist_dataloaders
 from datasets.images import choose_output_root, data_line, shift
 from generators.completion import QUADRANTS, given_pixels
 from main import HIDDEN_SIZE, PATIENCE, Losses, train
-from trained.loading import load_model, name_model, name_source, plot_loss_curves
+from trained.loading import load_model, name_model, name_source
 from trained.registry import MODELS
 
 LATENT_SIZE = 50  # of the CVAE
@@ -49,7 +39,10 @@ GREY = 0.4  # the missing part
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Train what completes digits, or with --evaluate estimate its conditional likelihood.")
+    parser = make_parser(
+        "Train what completes digits, or with --evaluate estimate its conditional likelihood.",
+        module="beyond.completion",
+    )
     text = "NN: the network with one answer; CVAE: one for each z"
     parser.add_argument("--model", choices=["NN", "CVAE"], required=True, help=text)
     parser.add_argument("--given", type=int, choices=list(QUADRANTS), required=True, help="number of known quadrants")
@@ -93,24 +86,17 @@ def evaluate(model, checkpoint: dict, test_set, quadrants: int, samples: int, se
 
     Raises UserError where the model was trained on other images.
     """
-    check_digits(test_set, checkpoint["data"])
-    log_subject(test_set, checkpoint)
+    likelihood.check_digits(test_set, checkpoint["data"])
+    likelihood.log_subject(test_set, checkpoint)
     losses = CompletionLosses(quadrants)
+    images = test_set[:][0]
     if MODELS[checkpoint["model"]].variational:
         nll = evaluate_cvae(model, test_set, losses, samples, seed)
     else:
-        nll = evaluate_network(model, test_set, losses)
-    images = test_set[:][0].cpu()
-    log(describe_grey(images[..., ~given_pixels(quadrants)[0]]))
-    return nll
-
-
-def evaluate_network(model, test_set, losses: CompletionLosses) -> torch.Tensor:
-    """Log how likely the NN finds the missing part of the test images; returns the nats of each (N,)."""
-    with torch.no_grad():
-        nll = [losses.reconstruction(model(images), images).cpu() for images in test_set[:][0].split(1000)]
-    nll = check_finite(torch.cat(nll))
-    log(f"Conditional NLL: {describe_mean(nll)} (one answer, {len(nll)} images)")
+        with torch.no_grad():
+            nll = likelihood.check_finite(losses.reconstruction(model(images), images).cpu())
+        log(f"Conditional NLL: {likelihood.describe_mean(nll)} (one answer, {len(nll)} images)")
+    log(likelihood.describe_grey(images.cpu()[..., ~given_pixels(quadrants)[0]]))
     return nll
 
 
@@ -126,16 +112,16 @@ def evaluate_cvae(model, test_set, losses: CompletionLosses, samples: int, seed:
         return *prior, *prior
 
     def log_likelihood(zs, images, _):
-        return log_bernoulli(losses, model.complete(images, zs), images)
+        return likelihood.log_bernoulli(losses, model.complete(images, zs), images)
 
     best, plain = (
-        estimate_likelihood(test_set, proposal, log_likelihood, samples, seed)
+        likelihood.estimate_likelihood(test_set, proposal, log_likelihood, samples, seed)
         for proposal in (from_recognition, from_prior)
     )
     size = f"{samples} samples, {len(test_set)} images"
-    log(f"Conditional NLL: {describe_mean(best.nll)} (importance sampling, {size})")
-    log(f"Conditional NLL: {describe_mean(plain.nll)} (Monte Carlo from the prior network, {size})")
-    log(describe_estimate(best, samples)[1])
+    log(f"Conditional NLL: {likelihood.describe_mean(best.nll)} (importance sampling, {size})")
+    log(f"Conditional NLL: {likelihood.describe_mean(plain.nll)} (Monte Carlo from the prior network, {size})")
+    log(likelihood.describe_estimate(best, samples)[1])
     return best.nll
 
 
@@ -205,13 +191,12 @@ def main(argv=None):
     name = f"MNIST_{args.model}_given{args.given}"
     if args.evaluate:
         model, checkpoint = load_model(name, args.output_root)
-        _, test_set = find_digits(checkpoint["data"], args.data, args.data_root)
+        _, test_set = likelihood.find_digits(checkpoint["data"], args.data, args.data_root)
         return evaluate(model.to(device), checkpoint, test_set.to(device), args.given, args.samples, args.seed)
 
-    with rank_0_first():  # it may have to download them
-        loaders = create_mnist_dataloaders(
-            args.batch_size, args.data_root, args.data, transform=partial(shift, share=SHIFT)
-        )
+    loaders = create_mnist_dataloaders(
+        args.batch_size, args.data_root, args.data, transform=partial(shift, share=SHIFT)
+    )
     info = loaders[0].dataset.info
     root = choose_output_root(args.output_root, info)
     log(data_line(*loaders))
@@ -234,7 +219,6 @@ def main(argv=None):
         resume=args.resume,
     )
     if rank() == 0:
-        plot_loss_curves(best, root)
         plot_completions(loaders[2].dataset.to("cpu"), best, args.given, args.seed, root)
     return best["history"]
 

@@ -33,7 +33,7 @@ digit = number(int, "a digit from 0 to 9", lambda value: 0 <= value <= 9)
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Plot what a trained model of MNIST does.")
+    parser = make_parser("Plot what a trained model of MNIST does.", module="beyond.digits")
     parser.add_argument("--model", choices=BETAS, required=True, help="whose checkpoint to plot")
     parser.add_argument("--labels", metavar="DIGIT", type=digit, nargs="+", help="digits to write, for the CVAE")
     parser.add_argument("--sampler", choices=SAMPLERS, help="distribution of latent vectors for further random digits")

@@ -2,8 +2,8 @@
 
     python -m beyond.film --model CVAE          # the flags are main.py's, without --resume
 
-Writes main.py's checkpoints, vis/loss_MNIST_<M>.png, and vis/mnist_<M>_training.gif: the same latent vectors, decoded
-before the training and after each epoch.
+Writes what main.py writes, and vis/mnist_<M>_training.gif: the same latent vectors, decoded before the training and
+after each epoch.
 """
 
 import io
@@ -12,17 +12,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+import main as mnist_script
 from common import UserError
 from common.checkpoints import atomic_write
-from common.distributed import init_distributed, rank, rank_0_first
+from common.distributed import rank
 from common.figures import COLUMNS, draw_grid, split_rows
-from common.process import log, run_script, say, seed_everything
+from common.process import run_script, say
 from common.run import Run
-from data import create_mnist_dataloaders
-from datasets.images import choose_output_root, data_line
-from main import HIDDEN_SIZE, PATIENCE, SAMPLES, choose_loss, parse_args, picture_path, random_latents, train
+from main import SAMPLES, picture_path, random_latents
 from model import CLASSES
-from trained.loading import plot_loss_curves
 from trained.registry import MODELS
 
 GREYS = 16  # with 256 the file would be three times as large
@@ -80,37 +78,8 @@ def plot_film(frames: list[torch.Tensor], title: str, path: Path) -> None:
 
 
 def main(argv=None):
-    """Train, and plot the losses and the film; returns the history."""
-    args = parse_args(argv)
-    device = init_distributed(args.device)
-    with rank_0_first():  # it may have to download them
-        loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
-    info = loaders[0].dataset.info
-    root = choose_output_root(args.output_root, info)
-    log(data_line(*loaders))
-
-    seed_everything(args.seed)
-    name = f"MNIST_{args.model}"
-    config = {"hidden_size": HIDDEN_SIZE, "latent_size": args.latent_size}
-    settings = {"epochs": args.epochs, "patience": PATIENCE, "batch_size": args.batch_size, "lr": args.lr}
-    if args.beta:
-        settings["beta"] = args.beta
-    best = train(
-        name,
-        MODELS[name].build(**config),
-        choose_loss(args.model, args.beta),
-        loaders,
-        root,
-        device,
-        config=config,
-        settings=settings,
-        seed=args.seed,
-        resume=args.resume,
-        run_class=FilmedRun,
-    )
-    if rank() == 0:
-        plot_loss_curves(best, root)
-    return best["history"]
+    """Train, and plot main.py's pictures and the film; returns the history."""
+    return mnist_script.main(argv, run_class=FilmedRun)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Writes models/BestModel_MNIST_IWAE.pth, models/LastModel_MNIST_IWAE.pth and vis/
 
 import torch
 
-from common.distributed import init_distributed, rank, rank_0_first
+from common.distributed import init_distributed
 from common.flags import MNIST_HELP, add_data_flags, add_device_flag, add_training_flags, make_parser, positive_int
 from common.process import log, run_script, seed_everything
 from common.run import Run
@@ -16,7 +16,6 @@ from data import create_mnist_dataloaders
 from datasets.images import choose_output_root, data_line
 from generators.iwae import build_iwae, importance_weighted_loss
 from main import HIDDEN_SIZE, PATIENCE, train
-from trained.loading import plot_loss_curves
 
 NAME = "MNIST_IWAE"
 BINARIZE_SEED = 0  # for the pixels of the validation and the test digits
@@ -24,7 +23,7 @@ BINARIZE_SEED = 0  # for the pixels of the validation and the test digits
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Train an importance-weighted autoencoder on binarized MNIST.")
+    parser = make_parser("Train an importance-weighted autoencoder on binarized MNIST.", module="beyond.iwae")
     text = "samples of q(z|x) per image; in training they rise from 1 to K"
     parser.add_argument("--samples", metavar="K", type=positive_int, default=5, help=text)
     parser.add_argument("--latent-size", metavar="N", type=positive_int, default=50, help="length of the latent vector")
@@ -69,8 +68,7 @@ def main(argv=None):
     """Train and plot the losses; returns the history."""
     args = parse_args(argv)
     device = init_distributed(args.device)
-    with rank_0_first():  # it may have to download them
-        loaders = create_binarized_dataloaders(args.batch_size, args.data_root, args.data)
+    loaders = create_binarized_dataloaders(args.batch_size, args.data_root, args.data)
     root = choose_output_root(args.output_root, loaders[0].dataset.info)
     log(data_line(*loaders))
 
@@ -91,8 +89,6 @@ def main(argv=None):
         resume=args.resume,
         run_class=RisingSamples,
     )
-    if rank() == 0:
-        plot_loss_curves(best, root)
     return best["history"]
 
 

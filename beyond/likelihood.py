@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Estimate how likely a trained VAE finds held-out images.")
+    parser = make_parser("Estimate how likely a trained VAE finds held-out images.", module="beyond.likelihood")
     parser.add_argument("--model", choices=VAES, required=True, help="whose likelihood")
     parser.add_argument("--samples", metavar="K", type=positive_int, default=1000, help="samples of q(z|x) per image")
     parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the samples")

@@ -36,7 +36,7 @@ STEPS = 10  # images of an interpolation
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Generate images of flowers with fitted priors.")
+    parser = make_parser("Generate images of flowers with fitted priors.", module="beyond.priors")
     autoencoders = [name for name in GENERATORS if MODELS[name].reconstructs]
     parser.add_argument("--model", choices=autoencoders, required=True, help="whose decoder generates")
     group = parser.add_mutually_exclusive_group()

@@ -142,10 +142,10 @@ def find_judges(names: list[str], root: Path, data: str, data_root) -> list[tupl
         model, checkpoint = load_model(name, root)
         if checkpoint["data"]["split_seed"] != scored["data"]["split_seed"]:
             raise UserError(f"{name} and Classifier were trained on different images: train one of them again")
+        training, held_out = load_photographs(checkpoint, data, data_root)
         size = tuple(checkpoint["data"]["image_size"])
         if size not in judges:
-            training, held_out = (dataset[:][0] for dataset in load_photographs(checkpoint, data, data_root))
-            judges[size] = Judge(training, held_out, classifier), {}
+            judges[size] = Judge(training[:][0], held_out[:][0], classifier), {}
         judge, samplers = judges[size]
         samplers |= make_samplers(name, model, judge.training, len(judge.held_out))
     return [judges[size] for size in sorted(judges)]
@@ -214,7 +214,7 @@ def plot_comparison(scores: dict, samples: dict, chance: list[float], seed: int,
 
 def main(argv=None):
     """Score --model, or all; returns {"name, size": a Score for each seed}."""
-    parser = make_parser("Compare the images of trained models with photographs.")
+    parser = make_parser("Compare the images of trained models with photographs.", module="beyond.score")
     parser.add_argument("--model", choices=GENERATORS, help=f"score this one alone; otherwise {', '.join(SCORED)}")
     parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the first set of samples")
     add_data_flags(parser)

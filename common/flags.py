@@ -21,13 +21,21 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action) if has_default else action.help
 
 
-def make_parser(description: str, defaults: dict[str, dict] | None = None) -> argparse.ArgumentParser:
-    """A parser. defaults: {model: {flag: value}}, those that depend on --model; they are listed below the flags."""
+def make_parser(
+    description: str, defaults: dict[str, dict] | None = None, module: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser. defaults: {model: {flag: value}}, those that depend on --model; they are listed below the flags.
+    module: the name by which `python -m` starts the script, where it does."""
     lines = ["defaults that depend on --model:"] if defaults else []
     for model, values in (defaults or {}).items():
         flags = [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
         lines.append(f"  {model}: {', '.join(flags)}")
-    return argparse.ArgumentParser(description=description, formatter_class=HelpFormatter, epilog="\n".join(lines))
+    return argparse.ArgumentParser(
+        f"python -m {module}" if module else None,
+        description=description,
+        formatter_class=HelpFormatter,
+        epilog="\n".join(lines),
+    )
 
 
 def set_defaults(args: argparse.Namespace, defaults: dict) -> None:

@@ -30,7 +30,7 @@ WIDTH = 120  # columns of what is printed
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Check what is handed in, and pack it.")
+    parser = make_parser("Check what is handed in, and pack it.", module="grading")
     names = list(TARGETS)
     parser.add_argument("--model", nargs="+", choices=names, default=names, help="which ones to check")
     text = "also train these again, with the settings that they claim"
@@ -72,21 +72,13 @@ def print_table(lines: list[list[str]]) -> None:
         print(textwrap.fill(last, WIDTH, initial_indent=first, subsequent_indent=indent) or first.rstrip())
 
 
-def print_rows(rows: list[Row]) -> None:
-    """The table of the checks."""
+def print_rows(rows: list[Row]) -> int:
+    """Print the table of the checks; returns how many fail."""
     lines = [[row.model, row.check, row.target, "pass" if row.passed else "FAIL", row.finding] for row in rows]
     print_table([["model", "check", "target", "result", "finding"], *lines])
-    print(f"\n{sum(row.passed for row in rows)} of {len(rows)} checks pass")
-
-
-def print_marks(marks: list[dict[str, str]]) -> None:
-    """The table of the points, and who has the weights of whom."""
-    columns = [column for column in marks[0] if column not in ("same weights as", "what fails")]
-    print_table([columns, *([row[column] for column in columns] for row in marks)])
-    print()
-    for row in marks:
-        if row["same weights as"]:
-            print(textwrap.fill(f"{row['hand-in']}: same weights as {row['same weights as']}", WIDTH))
+    passed = sum(row.passed for row in rows)
+    print(f"\n{passed} of {len(rows)} checks pass")
+    return len(rows) - passed
 
 
 def print_tables(root: Path) -> dict[str, list[list[str]]]:
@@ -97,26 +89,24 @@ def print_tables(root: Path) -> dict[str, list[list[str]]]:
     return printed
 
 
-def grade_class(folder: Path, models: list[str], roots: dict[str, str | None], retrain: list[str]):
-    """The rows of all hand-ins in a folder. Raises UserError where there are none, or no images."""
+def grade_class(folder: Path, models: list[str], roots: dict[str, str | None], retrain: list[str], csv: Path | None):
+    """Print the points of all hand-ins in a folder, and who has the weights of whom; write them to a file where one is
+    named. Returns a row for each hand-in. Raises UserError where there are none, or no images."""
     sources = find_hand_ins(folder)
     for data in {MODELS[name].data for name in models}:
         _, problem = find_images(data, roots[data])
         if problem:
             raise UserError(problem)
     marks = grade_all(sources, models, partial(check_all, models=models, roots=roots, retrain=retrain))
-    print_marks(marks)
+    columns = [column for column in marks[0] if column not in ("same weights as", "what fails")]
+    print_table([columns, *([row[column] for column in columns] for row in marks)])
+    print()
+    for row in marks:
+        if row["same weights as"]:
+            print(textwrap.fill(f"{row['hand-in']}: same weights as {row['same weights as']}", WIDTH))
+    if csv:
+        save_marks(csv, marks)
     return marks
-
-
-def pack_project(path: Path, roots: dict[str, str | None]) -> None:
-    """Pack the project, and print what went into the archive."""
-    data_sets = [Path(root or PROJECT / data.lower()).resolve() for data, root in roots.items()]
-    packed = pack(path, PROJECT, data_sets)
-    print(f"\n{path}, in KiB:")
-    for name, size in packed.items():
-        print(f"{size / 1024:10,.1f}  {name}")
-    print(f"{len(packed)} files, {path.stat().st_size / 2**20:.1f} MiB as an archive")
 
 
 def main(argv=None):
@@ -124,19 +114,17 @@ def main(argv=None):
     args = parse_args(argv)
     roots = {"flowers": args.flowers, "MNIST": args.mnist}
     if args.hand_ins:
-        marks = grade_class(args.hand_ins, args.model, roots, args.retrain)
-        if args.csv:
-            save_marks(args.csv, marks)
-        return marks
+        return grade_class(args.hand_ins, args.model, roots, args.retrain, args.csv)
     if not args.output_root.is_dir():
         raise UserError(f"there is no folder {args.output_root}: expected one with models/, vis/ and log/")
     if args.tables:
         return print_tables(args.output_root)
     rows = check_all(args.output_root, args.model, roots, args.retrain)
-    print_rows(rows)
-    failed = sum(not row.passed for row in rows)
+    failed = print_rows(rows)
     if args.zip and (args.force or not failed):
-        pack_project(args.zip, roots)
+        data_sets = [Path(root or PROJECT / data.lower()).resolve() for data, root in roots.items()]
+        packed = pack(args.zip, PROJECT, data_sets)
+        print(f"packed {len(packed)} files, {args.zip.stat().st_size / 2**20:.1f} MiB: {args.zip}")
     if failed:
         refused = "; not packed, --force packs it even so" if args.zip and not args.force else ""
         raise UserError(f"{failed} of {len(rows)} checks fail{refused}")

@@ -19,9 +19,9 @@ MAX_FILE = 64 * 2**20  # bytes of a file in somebody else's hand-in
 MAX_ENTRIES = 100_000  # files in it
 
 
-def pack(path: Path, root: Path, data_sets: list[Path]) -> dict[str, int]:
+def pack(path: Path, root: Path, data_sets: list[Path]) -> list[str]:
     """Write what belongs to a hand-in into an archive, in one folder: no data sets, caches, virtual environments,
-    archives, LastModel_*, nor models that complete digits. Returns {file: bytes}."""
+    archives, LastModel_*, nor models that complete digits. Returns their names."""
     sources = []
     for folder, folders, names in os.walk(root):
         here = Path(folder)
@@ -31,7 +31,7 @@ def pack(path: Path, root: Path, data_sets: list[Path]) -> dict[str, int]:
     with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as out:
         for name, source in files.items():
             out.write(source, f"{path.stem}/{name}")
-    return {name: source.stat().st_size for name, source in files.items()}
+    return list(files)
 
 
 def _belongs(path):

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, is_synthetic
+from common import UserError
 from data import create_flower_dataloaders, create_mnist_dataloaders
 from grading.evidence import check_figures, describe_figure, problem_of_log
 from grading.losses import MAX_EPOCHS, check_retrained, mean_image_loss, problem_of_losses, recompute
@@ -156,12 +156,10 @@ def check_log(root: Path, checkpoint: dict) -> dict[str, tuple[bool, str]]:
 
 def problem_of_data(trained: dict, here: dict) -> str:
     """What keeps the images that a model was trained on from being the real ones, or ""; both: as in checkpoints."""
-    source = f"trained on {trained['name']} at {trained['image_size']}, fingerprint {trained['fingerprint']}"
-    if is_synthetic(trained):
-        return f"{source}: a stand-in, not to hand in; train with --data real"
-    if any(trained[key] != here[key] for key in ("fingerprint", "image_size")):
-        return f"{source}, but here is {here['name']} at {here['image_size']}, fingerprint {here['fingerprint']}"
-    return ""
+    if all(trained[key] == here[key] for key in ("fingerprint", "image_size")):
+        return ""
+    texts = [f"{data['name']} at {data['image_size']}, fingerprint {data['fingerprint']}" for data in (trained, here)]
+    return f"trained on {texts[0]}, but here is {texts[1]}"
 
 
 def check_losses(model, checkpoint: dict, root: Path, loaders) -> dict[str, tuple[bool, str]]:

@@ -26,16 +26,10 @@ from trained.loading import name_model
 from trained.registry import root_flag
 from visualization import plot_split
 
-VISUALIZE = "visualization.py --model {}"
-DIGITS = "-m beyond.digits --model {}"
-FIGURES = {  # {kind: (file, the command that plots it)}
-    "train": ("train_{}.png", VISUALIZE),
-    "valid": ("valid_{}.png", VISUALIZE),
-    "random": ("random_images_{}.png", "random_generation.py --model {}"),
-    "reconstruction": ("mnist_{}_reconstruction.png", DIGITS),
-    "latent": ("mnist_{}_latent.png", DIGITS),
-    "interpolation": ("mnist_{}_interpolation.png", DIGITS),
-    "samples": ("mnist_{}_samples.png", DIGITS),
+FLOWER_FIGURES = {  # {kind: (file, the script that plots it)}
+    "train": ("train_{}.png", "visualization.py"),
+    "valid": ("valid_{}.png", "visualization.py"),
+    "random": ("random_images_{}.png", "random_generation.py"),
 }
 RANDOM = ("random", "samples")  # kinds that show no data, and whose titles say a seed
 RANDOM_IMAGES = 60  # of random_generation.py without --n
@@ -98,8 +92,9 @@ def find_difference(expected: str, line: str) -> str:
 
 def describe_figure(kind: str, name: str) -> tuple[str, str]:
     """(file, the command that plots it) of a picture of a model."""
-    file, command = (text.format(name.removeprefix("MNIST_")) for text in FIGURES[kind])
-    return f"vis/{file}", command
+    model = name.removeprefix("MNIST_")
+    file, script = FLOWER_FIGURES.get(kind, (f"mnist_{{}}_{kind}.png", "-m beyond.digits"))
+    return f"vis/{file.format(model)}", f"{script} --model {model}"
 
 
 def check_figures(kinds, root: Path, model, checkpoint: dict, loaders) -> dict[str, tuple[bool, str]]:

@@ -8,53 +8,46 @@ numbers.
 """
 
 import math
-import re
 from itertools import chain
 from pathlib import Path
 
+from beyond.score import SCORE_LINE
 from grading.checks import TARGETS
 from grading.evidence import read_log
 from trained.loading import load_model, three_digits
 from trained.registry import MODELS, checkpoint_file
 
 NONE = "-"
-# the lines that python -m beyond.score prints for each model, in log/score.txt; the noise is off any scale
-SCORE = re.compile(r"(?!noise)(.*): told from .* with (.*?) \(.*\), kernel distance (.*), species as often p = (.*)")
-COPIES = re.compile(r"(.*): (\d+\.\d% .*); (\d+:\d+ .*)")
 
 
 def tables(root: Path) -> dict[str, list[list[str]]]:
     """{name: rows, the header first} of the models below an output root. Raises UserError for a damaged checkpoint."""
-    loaded = {}
-    for name, entry in MODELS.items():
-        has_task = entry.reconstructs or entry.samples or entry.classifies
-        if has_task and (root / "models" / checkpoint_file(name)).exists():
-            loaded[name] = load_model(name, root)
-    checkpoints = {"flowers": [], "MNIST": []}
-    for name, (_, checkpoint) in loaded.items():
-        checkpoints[MODELS[name].data].append(checkpoint)
-    score = root / "log" / "score.txt"
-    lines = read_log(score) if score.exists() else []
+    models = load_models(root)
+    checkpoints = [checkpoint for _, checkpoint in models]
+    flowers = [checkpoint for checkpoint in checkpoints if MODELS[checkpoint["model"]].data == "flowers"]
+    digits = [checkpoint for checkpoint in checkpoints if MODELS[checkpoint["model"]].data == "MNIST"]
     columns = ["", "weights", "latents", "epochs", "batch", "learning rate", "weight of the KL", "shifted"]
     return {
-        "settings": [columns, *(settings(*pair) for pair in loaded.values())],
-        "flowers": [
-            ["", "asked for", "train", "validation", "best epoch"],
-            *map(flower_losses, checkpoints["flowers"]),
-        ],
-        "digits": [["", "validation", "test", "reconstruction", "KL"], *map(digit_losses, checkpoints["MNIST"])],
-        "scores": [["", "told from photographs", "kernel distance", "species as often, p"], *find_groups(SCORE, lines)],
-        "copies": [
-            ["", "nearer than the nearest 1 % of held-out photographs", "near copies, training : held-out"],
-            *find_groups(COPIES, lines),
-        ],
+        "settings": [columns, *(settings(*pair) for pair in models)],
+        "flowers": [["", "asked for", "train", "validation", "best epoch"], *map(flower_losses, flowers)],
+        "digits": [["", "validation", "test", "reconstruction", "KL"], *map(digit_losses, digits)],
+        "scores": [["", "accuracy", "kernel distance", "species p"], *scores(root, "accuracy", "distance", "species")],
+        "copies": [["", "near training images", "copies, training : held-out"], *scores(root, "near", "copies")],
     }
 
 
-def find_groups(pattern: re.Pattern, lines: list[str]) -> list[list[str]]:
-    """The groups of each line that has the pattern."""
-    matches = map(pattern.fullmatch, lines)
-    return [list(match.groups()) for match in matches if match]
+def load_models(root: Path) -> list[tuple]:
+    """[(model, checkpoint), ...] of those below an output root that reconstruct, sample or classify."""
+    names = [name for name, entry in MODELS.items() if entry.reconstructs or entry.samples or entry.classifies]
+    return [load_model(name, root) for name in names if (root / "models" / checkpoint_file(name)).exists()]
+
+
+def scores(root: Path, *fields: str) -> list[list[str]]:
+    """Fields of SCORE_LINE, in a row for each line of log/score.txt that has them."""
+    path = root / "log" / "score.txt"
+    lines = read_log(path) if path.exists() else []
+    matches = [match for match in map(SCORE_LINE.fullmatch, lines) if match and match[fields[0]]]
+    return [list(match.group("name", *fields)) for match in matches]
 
 
 def settings(model, checkpoint: dict) -> list[str]:
@@ -65,7 +58,7 @@ def settings(model, checkpoint: dict) -> list[str]:
     weights = model.parameters() if hasattr(model, "parameters") else chain(*model.state_dict().values())
     count = sum(math.prod(array.shape) for array in weights)
     latents = 64 if name == "MLPAE" else config.get("encoding_dim", config.get("latent_size"))
-    kl = trained.get("beta", 1) if "kl" in MODELS[name].metrics else None
+    kl = trained.get("beta", 1) if "valid_kl" in checkpoint else None
     numbers = [latents, len(checkpoint["history"]), trained.get("batch_size"), trained.get("lr"), kl]
     numbers.append(trained.get("shift") or None)
     return [name, f"{count:,}", *(NONE if value is None else f"{value:g}" for value in numbers)]

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ MODELS = {*digits.AUTOENCODERS, *digits.COMPLETERS.values(), *flowers.AUTOENCODE
 
 def parse_args(argv=None):
     """The flags."""
-    parser = make_parser("Open the playground, a page in the browser.")
+    parser = make_parser("Open the playground, a page in the browser.", module="playground")
     parser.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="to listen on; 0.0.0.0: all there are")
     port = number(int, "a port from 1 to 65535", lambda value: 1 <= value <= 65535)
     parser.add_argument("--port", metavar="N", type=port, default=7860, help="to listen on")
@@ -54,21 +55,28 @@ def load_models(output_root: Path) -> dict:
     return models
 
 
+@contextmanager
+def serve(output_root: Path, host: str, port: int):
+    """The page at an address, as long as the context lasts; the files that were uploaded are deleted at its end."""
+    with tempfile.TemporaryDirectory() as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # Gradio reads it when a page is built
+        blocks = page.build_page(load_models(output_root), output_root)
+        try:
+            page.launch(blocks, host, port)
+            yield blocks
+        finally:
+            blocks.close(verbose=False)
+
+
 def main(argv=None):
-    """Serve the page until Ctrl-C; the files that were uploaded are deleted at the end."""
+    """Serve the page until Ctrl-C."""
     args = parse_args(argv)
     if page is None:
         raise UserError("the playground needs Gradio: pip install -r requirements-playground.txt")
     torch.set_num_threads(1)  # answers to several people on few cores would wait for each other's threads
-    with tempfile.TemporaryDirectory() as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads  # Gradio reads it when a page is built
-        blocks = page.build_page(load_models(args.output_root), args.output_root)
-        try:
-            page.launch(blocks, args.host, args.port)
-            print(f"The playground is at {blocks.local_url} until Ctrl-C", flush=True)
-            threading.Event().wait()
-        finally:
-            blocks.close(verbose=False)
+    with serve(args.output_root, args.host, args.port) as blocks:
+        print(f"The playground is at {blocks.local_url} until Ctrl-C", flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

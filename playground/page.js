@@ -1,5 +1,6 @@
 // The page's two canvases, one to draw on and one to click on, and its buttons that save pictures.
 window.playground = (() => {
+  const COLOURS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
   const place = (canvas, event) => {
     const box = canvas.getBoundingClientRect();
     return [((event.clientX - box.left) * canvas.width) / box.width, ((event.clientY - box.top) * canvas.height) / box.height];
@@ -68,8 +69,7 @@ window.playground = (() => {
     });
   }
 
-  // A canvas with points to click on, and to drag between: props.value is {points: [[x, y, digit], ...], colours} as
-  // JSON; the events "decode" and "interpolate" have places in the
+  // A canvas with points to click on, and to drag between: props.value is [[x, y, digit], ...] as JSON; the events "decode" and "interpolate" have places in the
   // points' coordinates.
   function plane(element, props, trigger, watch) {
     const canvas = element.querySelector("canvas"), context = canvas.getContext("2d");
@@ -79,13 +79,13 @@ window.playground = (() => {
       context.fillStyle = "white";
       context.fillRect(0, 0, canvas.width, canvas.height);
       if (!props.value) return;
-      const { points, colours } = JSON.parse(props.value), scale = canvas.width;
+      const points = JSON.parse(props.value), scale = canvas.width;
       const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
       const [low, high, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
       const side = 1.06 * Math.max(high - low, top - bottom);
       view = { side, left: (low + high - side) / 2, top: (bottom + top + side) / 2 };
       for (const [x, y, digit] of points) {
-        context.fillStyle = colours[digit];
+        context.fillStyle = COLOURS[digit];
         context.fillRect(((x - view.left) / side) * scale - 2, ((view.top - y) / side) * scale - 2, 4, 4);
       }
       context.strokeStyle = "black";
@@ -130,6 +130,8 @@ window.playground = (() => {
       else return finish(marks.length === 1 ? marks[0] : cross, cross);
       paint();
     });
+    const entries = COLOURS.map((colour, digit) => `<span><i style="background: ${colour}"></i>${digit}</span>`);
+    element.querySelector(".legend").innerHTML = entries.join("");
     watch("value", () => {
       marks = [];
       paint();

@@ -18,7 +18,6 @@ MAX_UPLOAD = "30mb"
 GUESS = "guess"
 ANY_SPECIES = "all species"
 CENTRE = (0.0, 0.0)  # of the plane
-COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 QUIET = {"show_progress": "hidden"}
 QUICK = {"queue": False, "trigger_mode": "always_last", **QUIET}  # for answers that follow the pointer
 INTRODUCTIONS = {
@@ -41,7 +40,7 @@ arrow keys, where space lowers and lifts the pen"></canvas>
 PLANE = """<div class="board">
 <canvas width="640" height="640" tabindex="0" role="img" aria-label="Test digits as points. Click on a place to decode
 it, drag to interpolate; or move the ring with the arrow keys, and press Enter to decode, or space where an
-interpolation starts and Enter where it ends"></canvas></div>"""
+interpolation starts and Enter where it ends"></canvas><p class="legend"></p></div>"""
 
 
 def build_page(models: dict, output_root: Path) -> gr.Blocks:
@@ -154,7 +153,7 @@ def latent_tab(answers: Digits, tab: gr.Tab) -> None:
             script = 'playground.plane(element, props, trigger, watch); // "decode" and "interpolate"'
             json_points = points(answers, name.value)
             plane = gr.HTML(json_points, html_template=PLANE, js_on_load=script, elem_id="plane")
-            gr.HTML(f'<p class="hint">{digits.POINTS} {answers.test_digits[2]}</p><p class="legend">{legend()}</p>')
+            gr.HTML(f'<p class="hint">{digits.POINTS} {answers.test_digits[2]}</p>')
         with gr.Column(min_width=300):
             html = gr.HTML(answers.decode(name.value, CENTRE), elem_id="place")
     plane.decode(decode, name, html, **QUICK)
@@ -163,15 +162,11 @@ def latent_tab(answers: Digits, tab: gr.Tab) -> None:
 
 
 def points(answers: Digits, name: str) -> str:
-    """The points of a plane with their colours, as the canvas reads them: JSON."""
+    """The points of a plane, (x, y, digit), as the canvas reads them: JSON."""
     plane = answers.planes[name]
-    rows = [(*point, digit) for point, digit in zip(plane.points.tolist(), plane.labels.tolist(), strict=True)]
-    return json.dumps({"points": rows, "colours": COLOURS})
-
-
-def legend() -> str:
-    """The colours of the ten digits."""
-    return "".join(f'<span><i style="background: {colour}"></i>{digit}</span>' for digit, colour in enumerate(COLOURS))
+    return json.dumps(
+        [(*point, digit) for point, digit in zip(plane.points.tolist(), plane.labels.tolist(), strict=True)]
+    )
 
 
 def photograph_tab(answers: Flowers, tab: gr.Tab) -> None:

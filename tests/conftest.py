@@ -1,6 +1,8 @@
 """One thread a worker, and what the tests share: small data, and models that are trained once for all of them."""
 
 import os
+import signal
+import warnings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch loads; the scripts that tests start inherit it
 
@@ -9,6 +11,24 @@ from helpers import logged, write_flowers, write_mnist
 
 import main
 import train_script
+from common.process import run_script
+
+
+@pytest.fixture
+def status_of(monkeypatch):
+    """status_of(main): what a script with this main() ends with: its status, or the line printed for status 1. What
+    `run_script` changes in this process is put back."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def status_of(main):
+        with pytest.raises(SystemExit) as status:
+            run_script(main)
+        return status.value.code
+
+    with warnings.catch_warnings():
+        yield status_of
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from common.checkpoints import load_checkpoint
 from common.run import Run
 from datasets.synthetic import FLOWER_CLASSES, make_digits, make_flowers
 
-REAL_FLOWERS, REAL_MNIST = PROJECT / "flowers", PROJECT / "mnist"
+REAL_FLOWERS = PROJECT / "flowers"
+REAL_MNIST = PROJECT / "mnist"
 needs_flowers = pytest.mark.skipif(not REAL_FLOWERS.exists(), reason="the photographs are not in ./flowers")
 needs_mnist = pytest.mark.skipif(not REAL_MNIST.exists(), reason="MNIST is not in ./mnist")
 
@@ -78,6 +81,18 @@ def run(argv, **options):
     process = popen(argv, **options)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def peak_memory(action) -> int:
+    """By how many bytes the memory of this process grows at most while action() runs."""
+
+    def memory(name):
+        return 1024 * int(re.search(rf"{name}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = memory("VmRSS")
+    action()
+    return memory("VmHWM") - before
 
 
 def interrupt_in_epoch(monkeypatch, epoch_to_stop):

@@ -66,7 +66,7 @@ def _check(entry: Entry, checkpoint: dict) -> None:
         raise ValueError(f"its configuration is {', '.join(config)}, expected {', '.join(entry.config)}")
     check_types(config, entry.config)
     check_types(data, DATA)
-    check_types(checkpoint, {"seed": int, **{f"valid_{name}": (int, float) for name in entry.metrics}})
+    check_types(checkpoint, {"seed": int})
     if checkpoint["seed"] < 0:
         raise ValueError("its seed is negative")
     if entry.data == "flowers" and not (type(data.get("split_seed")) is int and data["split_seed"] >= 0):

@@ -29,8 +29,6 @@ from VarAutoencoder import VarAutoencoder
 IMAGE_SIZE = {"img_height": int, "img_width": int}
 LATENT = {"encoding_dim": int, **IMAGE_SIZE}
 DIGITS = {"hidden_size": int, "latent_size": int}
-VAE_UNIT = "squared errors + KL, sum over 16 images"
-MNIST_VAE_UNIT = "cross-entropy + {kl}, nats per image"
 
 
 class Entry(NamedTuple):
@@ -40,7 +38,6 @@ class Entry(NamedTuple):
     config: dict[str, type]  # the arguments of `build`
     command: str  # that trains it
     loss_unit: str  # of the loss in the log
-    metrics: tuple[str, ...] = ()  # in the log beside the loss
     data: str = "flowers"
     suffix: str = ".pth"  # of its checkpoints
     reconstructs: bool = False
@@ -57,82 +54,61 @@ class Entry(NamedTuple):
 
 
 FLOWERS = "train_script.py --model {}"
-TWO_PARTS = ("recon", "kl")
+DENSITY = "negative evidence lower bound, nats per image"
+VAE = {"reconstructs": True, "samples": True, "variational": True}
+GENERATOR = {"samples": True, "averages": True, "standardises": True}
 MODELS = {
     "MLPAE": Entry(
         MLPAutoencoder, {"image_size": list}, "MLPAE_train_script.py", LOSS_UNIT, suffix=".pkl", reconstructs=True
     ),
     "AE": Entry(Autoencoder, LATENT, FLOWERS, "mean squared error", reconstructs=True, samples=True),
-    "VAE": Entry(
-        VarAutoencoder, LATENT, FLOWERS, VAE_UNIT, TWO_PARTS, reconstructs=True, samples=True, variational=True
-    ),
-    "VAE_learned": Entry(
-        LearnedVariance,
-        LATENT,
-        "-m beyond.variance",
-        "negative evidence lower bound, nats per image",
-        (*TWO_PARTS, "variance"),
-        reconstructs=True,
-        samples=True,
-        variational=True,
-    ),
-    "GAN": Entry(
-        GAN, LATENT, FLOWERS, "energy distance", ("critic", "generator"), samples=True, averages=True, standardises=True
-    ),
+    "VAE": Entry(VarAutoencoder, LATENT, FLOWERS, "squared errors + KL, sum over 16 images", **VAE),
+    "VAE_learned": Entry(LearnedVariance, LATENT, "-m beyond.variance", DENSITY, **VAE),
+    "GAN": Entry(GAN, LATENT, FLOWERS, "energy distance", **GENERATOR),
     "DDPM": Entry(
         Diffusion,
         {"class_prior": list, **IMAGE_SIZE},
         FLOWERS,
         "mean squared error of v",
-        samples=True,
         needs_labels=True,
-        averages=True,
-        standardises=True,
+        **GENERATOR,
     ),
     "Classifier": Entry(
         Classifier,
         {"classes": int, **IMAGE_SIZE},
         FLOWERS,
         "cross-entropy, nats per image",
-        ("accuracy",),
         classifies=True,
         needs_labels=True,
     ),
 }
 
-MNIST = Entry(None, DIGITS, "main.py --model {}", MNIST_VAE_UNIT, TWO_PARTS, data="MNIST", variational=True)
+MNIST = Entry(None, DIGITS, "main.py --model {}", "cross-entropy + {kl}, nats per image", "MNIST", variational=True)
+MNIST_AE = MNIST._replace(loss_unit="mean squared error", variational=False)
+IWAE = MNIST._replace(
+    build=build_iwae,
+    config={**DIGITS, "samples": int},
+    command="-m beyond.iwae",
+    loss_unit="importance-weighted bound of {samples} samples, nats per image",
+)
 MODELS |= {
-    "MNIST_AE": MNIST._replace(
-        build=partial(build_model, "AE"),
-        loss_unit="mean squared error",
-        metrics=(),
-        reconstructs=True,
-        samples=True,
-        variational=False,
-    ),
+    "MNIST_AE": MNIST_AE._replace(build=partial(build_model, "AE"), reconstructs=True, samples=True),
     "MNIST_VAE": MNIST._replace(build=partial(build_model, "VAE"), reconstructs=True, samples=True),
     "MNIST_CVAE": MNIST._replace(
         build=partial(build_model, "CVAE"), reconstructs=True, samples=True, needs_labels=True
     ),
-    "MNIST_IWAE": MNIST._replace(
-        build=build_iwae,
-        config={**DIGITS, "samples": int},
-        command="-m beyond.iwae",
-        loss_unit="importance-weighted bound of {samples} samples, nats per image",
-    ),
+    "MNIST_IWAE": IWAE,
 }
-for given in QUADRANTS:
-    command = f"-m beyond.completion --model {{}} --given {given}"
-    MODELS[f"MNIST_NN_given{given}"] = MNIST._replace(
-        build=partial(build_completion, "NN", given=given),
+for quadrants in QUADRANTS:
+    command = f"-m beyond.completion --model {{}} --given {quadrants}"
+    cvae = MNIST._replace(build=partial(build_completion, "CVAE", given=quadrants), command=command.format("CVAE"))
+    MODELS[f"MNIST_CVAE_given{quadrants}"] = cvae
+    MODELS[f"MNIST_NN_given{quadrants}"] = cvae._replace(
+        build=partial(build_completion, "NN", given=quadrants),
         config={"hidden_size": int},
         command=command.format("NN"),
         loss_unit="cross-entropy, nats per image",
-        metrics=(),
         variational=False,
-    )
-    MODELS[f"MNIST_CVAE_given{given}"] = MNIST._replace(
-        build=partial(build_completion, "CVAE", given=given), command=command.format("CVAE")
     )
 
 

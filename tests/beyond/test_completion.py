@@ -80,6 +80,9 @@ def test_importance_sampling_agrees_with_the_exact_integral():
     """With one latent the integral over z is a sum on a fine grid."""
     torch.manual_seed(0)
     model = build_completion("CVAE", 16, 1, given=3).double().eval()
+    for network in (model.encoder, model.prior):  # far from N(0, 1)
+        network.mu.bias.data.fill_(1.5)
+        network.log_sigma.bias.data.fill_(-0.7)
     xs = torch.rand(3, 1, 28, 28).double()
     missing = ~given_pixels(3)[0]
     with torch.no_grad():
@@ -98,22 +101,16 @@ def test_importance_sampling_agrees_with_the_exact_integral():
 
 
 @pytest.mark.parametrize("name", ["NN", "CVAE"])
-def test_the_log_the_files_and_the_test_loss(name, trained, tiny_mnist):
+def test_the_log_and_the_files(name, trained):
     root, runs = trained
     history, log = runs[name]
     assert log[1].startswith(f"Model: MNIST_{name}_given2, ")
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert_figure(root / "vis" / f"loss_MNIST_{name}_given2.png")
     assert_figure(root / "vis" / "mnist_completion_2.png")
-    model, checkpoint = load_model(f"MNIST_{name}_given2", root)
+    _, checkpoint = load_model(f"MNIST_{name}_given2", root)
     assert log[-1] == f"Test Loss: {checkpoint['test_loss']:.6f} (epoch {checkpoint['epoch']})"
     assert checkpoint["settings"]["shift"] == 0.5
-    images, _ = create_mnist_dataloaders(1, tiny_mnist)[2].dataset[:]
-    losses = CompletionLosses(2)
-    loss_function = losses.network if name == "NN" else losses.cvae
-    with torch.no_grad():
-        loss = loss_function(model(images), images)[1]["loss"]
-    assert loss == pytest.approx(checkpoint["test_loss"], rel=1e-5 if name == "NN" else 0.01)
 
 
 def test_the_likelihood_by_both_estimators_and_of_the_network(trained, train, tiny_mnist):
@@ -134,11 +131,7 @@ def test_the_likelihood_by_both_estimators_and_of_the_network(trained, train, ti
     assert nll.mean().item() == pytest.approx(best_checkpoint(root, "MNIST_NN_given2")["test_loss"], rel=1e-5)
 
 
-def test_damaged_weights_and_models_of_other_quadrants_are_errors(copied, train):
-    path = copied / "models" / "BestModel_MNIST_CVAE_given1.pth"
-    shutil.copy(copied / "models" / "BestModel_MNIST_CVAE_given2.pth", path)
-    with pytest.raises(UserError, match="the best state of MNIST_CVAE_given2, expected .* MNIST_CVAE_given1"):
-        load_model("MNIST_CVAE_given1", copied)
+def test_a_likelihood_that_is_not_finite_is_an_error(copied, train):
     checkpoint = best_checkpoint(copied, "MNIST_NN_given2")
     checkpoint["state_dict"]["encoder.hidden.first.weight"] += 3e38
     save_checkpoint(copied / "models" / "BestModel_MNIST_NN_given2.pth", checkpoint)

@@ -13,7 +13,6 @@ from beyond.likelihood import Estimate, bits_per_dimension, describe_estimate, d
 from common import UserError
 from data import create_mnist_dataloaders
 from datasets.synthetic import make_digits
-from generators.iwae import log_ratio
 from trained.loading import load_model, load_photographs
 
 PIXELS = 12
@@ -95,18 +94,6 @@ def test_a_likelihood_that_is_not_finite_is_an_error():
     for worse in ({"moved": math.nan}, {"widened": 0.0}):
         with pytest.raises(UserError, match="not finite: the weights are damaged"):
             images.estimate(3, **worse)
-
-
-@pytest.mark.parametrize("prior", [(), (torch.randn(9, 3), torch.rand(9, 3) + 0.1)])
-def test_log_ratio_is_the_closed_form_and_may_have_another_prior(prior):
-    mu, sigma, zs = torch.randn(9, 3), torch.rand(9, 3) + 0.1, torch.randn(5, 9, 3)
-
-    def log_density(mu, sigma):
-        return -(2 * math.pi * sigma**2).log() / 2 - (zs - mu) ** 2 / (2 * sigma**2)
-
-    p = log_density(*(prior or (torch.zeros(3), torch.ones(3))))
-    expected = (log_density(mu, sigma) - p).sum(dim=-1)
-    torch.testing.assert_close(log_ratio(zs, mu, sigma, *prior), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_lines_of_the_log_by_hand():

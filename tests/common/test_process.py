@@ -16,53 +16,42 @@ from common import UserError
 from common.process import log, run_script, say, warn_of_waiting
 
 
-@pytest.fixture(autouse=True)
-def process_state(monkeypatch):
-    """What `run_script` changes in a process is put back."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    handler = signal.getsignal(signal.SIGTERM)
-    with warnings.catch_warnings():
-        yield
-    signal.signal(signal.SIGTERM, handler)
+def raises(error):
+    """A main() that raises this error."""
+    return Mock(side_effect=error)
 
 
-def status_of(failure):
-    """What a script ends with that raises this error, or calls this: a status, or the line printed for status 1."""
-    with pytest.raises(SystemExit) as status:
-        run_script(Mock(side_effect=failure))
-    return status.value.code
-
-
-def test_an_error_that_the_user_can_fix_is_one_line():
+def test_an_error_that_the_user_can_fix_is_one_line(status_of):
     assert run_script(lambda: None) is None
     assert warnings.formatwarning("torn\nline", UserWarning, "a.py", 1) == "warning: torn line\n"
-    assert status_of(UserError("fix\nit")) == "error: fix it"
-    closed = status_of(PermissionError(13, "Permission denied", "/a/closed\nfolder"))
+    assert status_of(raises(UserError("fix\nit"))) == "error: fix it"
+    closed = status_of(raises(PermissionError(13, "Permission denied", "/a/closed\nfolder")))
     assert re.fullmatch(r"error: .*/a/closed folder \(Permission denied\)", closed)
     cuda_error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory")
     for error in (MemoryError("Unable to allocate"), cuda_error, RuntimeError("Storage size calculation overflowed")):
-        assert re.fullmatch("error: not enough memory.*smaller batches.*", status_of(error))
+        assert re.fullmatch("error: not enough memory.*smaller batches.*", status_of(raises(error)))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("illegal memory access"), OSError(5, "I/O"), KeyError("x")])
-def test_a_bug_of_ours_is_not_hidden(error):
+def test_a_bug_of_ours_is_not_hidden(error, status_of):
     with pytest.raises(type(error), match=re.escape(str(error))):
-        status_of(error)
+        status_of(raises(error))
 
 
-def test_a_stop_is_130_or_143_and_says_how_to_continue(capsys):
-    assert status_of(KeyboardInterrupt("stopped after epoch 3")) == 130
+def test_a_stop_is_130_or_143_and_says_how_to_continue(status_of, capsys):
+    assert status_of(raises(KeyboardInterrupt("stopped after epoch 3"))) == 130
     assert status_of(lambda: signal.raise_signal(signal.SIGINT)) == 130
     assert status_of(lambda: signal.raise_signal(signal.SIGTERM)) == 143
     assert capsys.readouterr().err == "stopped after epoch 3\nstopped\nstopped\n"
 
 
-def test_one_of_several_processes_names_itself_and_leaves_the_log_to_rank_0(monkeypatch, capsys):
+def test_one_of_several_processes_names_itself_and_leaves_the_log_to_rank_0(status_of, monkeypatch, capsys):
     for name, value in {"TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert status_of(UserError("fix it")) == "error in process 1 of 2: fix it"
-    assert re.match("error in process 1 of 2: another process .* ended", status_of(RuntimeError("closed by peer")))
-    assert status_of(KeyboardInterrupt("stopped")) == 130
+    assert status_of(raises(UserError("fix it"))) == "error in process 1 of 2: fix it"
+    lost = status_of(raises(RuntimeError("closed by peer")))
+    assert re.match("error in process 1 of 2: another process .* ended", lost)
+    assert status_of(raises(KeyboardInterrupt("stopped"))) == 130
     log("Epoch: 1")
     assert capsys.readouterr() == ("", "")
 
@@ -89,7 +78,7 @@ def without_reader():
     return open(write_end, "w")
 
 
-def test_a_log_that_nobody_reads_any_more_does_not_end_the_script(capfd, monkeypatch):
+def test_a_log_that_nobody_reads_any_more_does_not_end_the_script(status_of, capfd, monkeypatch):
     for action in (lambda: print("Epoch: 1"), lambda: [log("Epoch: 1"), log("Epoch: 2")]):
         with without_reader() as stream, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", stream)
@@ -97,7 +86,7 @@ def test_a_log_that_nobody_reads_any_more_does_not_end_the_script(capfd, monkeyp
     assert capfd.readouterr().err == "warning: standard output is closed, there is no log from here on\n"
 
 
-def test_a_log_that_cannot_be_written_is_an_error_of_one_line(monkeypatch):
+def test_a_log_that_cannot_be_written_is_an_error_of_one_line(status_of, monkeypatch):
     with open("/dev/full", "w") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         message = status_of(lambda: log("Epoch: 1"))
@@ -116,7 +105,7 @@ def test_a_message_that_cannot_be_written_does_not_end_the_script_nor_enter_the_
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_log_may_be_collected_in_the_process_or_be_of_another_encoding():
+def test_a_log_may_be_collected_in_the_process_or_be_of_another_encoding(status_of):
     with contextlib.redirect_stdout(io.StringIO()) as collected:
         run_script(lambda: log("Epoch: 花"))
     assert collected.getvalue() == "Epoch: 花\n"

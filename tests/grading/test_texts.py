@@ -5,9 +5,8 @@ import re
 import shlex
 
 import pytest
-from helpers import skip_if_changed
-
 from evaluation.tables import tables
+from helpers import skip_if_changed
 from training import PROJECT
 
 TEXTS = ("README.md", "README.zh-CN.md", "report.md", "report.zh-CN.md")

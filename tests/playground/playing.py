@@ -1,24 +1,15 @@
-"""What the tests of the playground share: drawings, photographs, the pictures of a page, a playground that runs."""
+"""What the tests of the playground share: drawings, photographs, the pictures of a page."""
 
 import base64
 import io
 import re
 import shutil
-import signal
 import socket
-import sys
-import time
-import urllib.error
-import urllib.request
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import popen
 from PIL import Image
-
-from common import PROJECT
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_gradio = pytest.mark.skipif(not find_spec("gradio"), reason="gradio is not installed")
@@ -28,42 +19,11 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-class Server(NamedTuple):
-    """A playground that runs."""
-
-    process: object
-    port: int
-    url: str
-    temporary: object  # its folder for temporary files
-
-
 def free_port():
     """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-def start(temporary):
-    """A playground that is up; its temporary files lie below that folder."""
-    port = free_port()
-    argv = ["env", f"TMPDIR={temporary}", sys.executable, "-m", "playground", "--port", port]
-    process = popen(argv, cwd=PROJECT)
-    url = f"http://127.0.0.1:{port}"
-    while process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return Server(process, port, url, temporary)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise RuntimeError(process.communicate()[1])
-
-
-def stop(server):
-    """End a playground as Ctrl-C does; returns (status, its output, its errors)."""
-    server.process.send_signal(signal.SIGINT)
-    out, err = server.process.communicate(timeout=30)
-    return server.process.returncode, out, err
 
 
 def url_of(ink):

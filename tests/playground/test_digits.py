@@ -36,9 +36,9 @@ def answers(models):
 
 @pytest.fixture(scope="module")
 def mnist():
-    """(images, labels) of 300 test digits."""
+    """(images, labels) of 100 test digits."""
     images, labels = read_mnist(REAL_MNIST / "MNIST" / "raw", "t10k")
-    return images[:300], labels[:300]
+    return images[:100], labels[:100]
 
 
 @needs_mnist

@@ -10,7 +10,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from helpers import logged
+from helpers import logged, write_flowers
 from PIL import Image
 from playing import bar, encoded, photograph, pictures_of, url_of
 
@@ -24,6 +24,7 @@ from playground.flowers import CONTROLS, COUNT, SIDE, Flowers, Request, read_pho
 from playground.pictures import missing
 from trained.loading import load_model, load_photographs
 from trained.registry import training_command
+from trained.sampling import sample_diffusion
 
 pytestmark = pytest.mark.xdist_group("trained_flowers")
 
@@ -33,6 +34,19 @@ def answers(trained_flowers):
     """Of models that were trained on images of 12x12, whatever the committed ones were."""
     root = trained_flowers[0]
     return Flowers({name: load_model(name, root) for name in CONTROLS}, root)
+
+
+@pytest.fixture
+def with_photographs(tiny_flowers, monkeypatch):
+    """The photographs of the training in the place of those in ./flowers."""
+    monkeypatch.setattr(playground_flowers, "load_photographs", partial(load_photographs, data_root=tiny_flowers))
+
+
+@pytest.fixture
+def with_others(tmp_path, monkeypatch):
+    """Other photographs in the place of those in ./flowers."""
+    others = write_flowers(tmp_path / "others", per_class=4)
+    monkeypatch.setattr(playground_flowers, "load_photographs", partial(load_photographs, data_root=others))
 
 
 def huge_png(side):
@@ -96,33 +110,34 @@ def test_photographs_are_redrawn_with_their_errors_and_interpolated(answers):
     assert np.array_equal(swapped["the first photograph, redrawn by the VAE"], second)
 
 
-def test_flowers_to_choose_from_are_drawn_where_there_are_no_photographs(answers, tiny_flowers, monkeypatch):
-    images, source = answers.offered  # the models were trained on others than those in ./flowers, or none are there
-    assert [image.size for image in images] == 12 * [(12, 12)]
-    assert len({image.tobytes() for image in images}) == 12
-    assert "not in ./flowers" in source
-    monkeypatch.setattr(playground_flowers, "load_photographs", partial(load_photographs, data_root=tiny_flowers))
+def test_flowers_to_choose_from_are_held_out_photographs(answers, tiny_flowers, with_photographs):
     images, source = Flowers(answers.models, answers.root).offered
     held_out = load_photographs(answers.models["AE"][1], data_root=tiny_flowers)[1].images[:12]
     assert np.array_equal(np.stack(images), held_out.permute(0, 2, 3, 1))
     assert "not trained on" in source
 
 
+def test_without_the_photographs_of_the_training_others_are_drawn_and_no_prior_is_fitted(answers, with_others):
+    alone = Flowers(answers.models, answers.root)
+    images, source = alone.offered
+    assert [image.size for image in images] == 12 * [(12, 12)]
+    assert len({image.tobytes() for image in images}) == 12
+    assert "not in ./flowers" in source
+    with pytest.raises(UserError, match="trained on"):
+        list(alone.sample(Request("AE", sampler="gmm")))
+
+
 REQUESTS = [
-    Request("AE"),
     Request("VAE", temperature=0.7, seed=3),
     Request("AE", sampler="gmm", seed=1),
     Request("VAE", sampler="gaussian", temperature=0.5),
     Request("GAN", temperature=1.3),
-    Request("DDPM", seed=2),
-    Request("DDPM", label="calendula", guidance=2.5),
 ]
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
-def test_the_command_below_new_flowers_makes_them(request_, answers, tiny_flowers, monkeypatch):
-    monkeypatch.setattr(playground_flowers, "load_photographs", partial(load_photographs, data_root=tiny_flowers))
-    *_, html = answers.sample(request_)
+def test_the_command_below_new_flowers_makes_them(request_, answers, tiny_flowers, with_photographs):
+    (html,) = answers.sample(request_)
     shown = np.stack(list(pictures_of(html).values()))
     assert len(shown) == COUNT
     argv = shlex.split(answers.command(request_))
@@ -135,19 +150,20 @@ def test_the_command_below_new_flowers_makes_them(request_, answers, tiny_flower
     assert np.array_equal(shown, (images * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
-def test_a_sampler_cannot_be_fitted_to_other_photographs(answers):
-    fresh = Flowers(answers.models, answers.root)
-    with pytest.raises(UserError, match="trained on"):  # on other photographs than those in ./flowers, or none
-        list(fresh.sample(Request("AE", sampler="gmm")))
-
-
-def test_the_steps_of_the_ddpm_lead_to_its_samples(answers):
-    pages = list(answers.sample(Request("DDPM", seed=5)))
+def test_the_steps_of_the_ddpm_lead_to_the_samples_of_the_command(answers, monkeypatch):
+    monkeypatch.setattr(playground_flowers, "COUNT", 2)
+    request = Request("DDPM", label="calendula", guidance=2.5, seed=5)
+    pages = list(answers.sample(request))
     assert [int(re.search(r"Step (\d+):", page)[1]) for page in pages] == list(range(1, len(pages) + 1))
     assert len(pages) > 10
     first = np.stack(list(pictures_of(pages[0]).values()))
     last = np.stack(list(pictures_of(pages[-1]).values()))
     assert np.abs(first.astype(float) - last).mean() > 5
+    args = random_generation.parse_args(shlex.split(answers.command(request))[2:])
+    model, checkpoint = answers.models["DDPM"]
+    label = random_generation.find_label(args.label, checkpoint["data"]["classes"])
+    images = sample_diffusion(model, args.n, args.seed, label, guidance=args.guidance)
+    assert np.array_equal(last, (images * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 def test_answers_need_no_more_than_one_model(answers, tmp_path):
@@ -169,7 +185,8 @@ def test_every_command_on_the_page_exists(answers, tmp_path):
     pages.append(missing(absent, {}, tmp_path))
     commands = {unescape(code) for page in pages for code in re.findall(r"<code>(.*?)</code>", page)}
     assert {training_command(name, tmp_path) for name in absent} <= commands
-    commands |= {answers.command(request) for request in REQUESTS}
+    ddpm = Request("DDPM", label="calendula", guidance=2, seed=1)
+    commands |= {answers.command(request) for request in (*REQUESTS, ddpm)}
     assert len(commands) > 20
     for command in commands:
         python, script, *argv = shlex.split(command.replace("-m ", ""))
