@@ -66,7 +66,11 @@ class Encoder(nn.Module):
     def forward(self, xs: torch.Tensor, ys: torch.Tensor | None = None):
         """Images (B, ...) of x_dim pixels each and, for the CVAE, labels (B,)."""
         xs = xs.flatten(1)  # (B, x_dim)
-        hidden = self.hidden(with_label(xs, ys) if self.has_label else xs)  # (B, hidden_size)
+        if self.has_label:
+            xs = with_label(xs, ys)  # (B, x_dim + CLASSES)
+        elif ys is not None:
+            raise TypeError("this encoder takes no labels: make it with has_label=True")
+        hidden = self.hidden(xs)  # (B, hidden_size)
         mu = self.mu(hidden).to(xs.dtype)  # autocast makes it bfloat16
         if not self.is_dist:
             return mu

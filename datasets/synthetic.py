@@ -4,15 +4,14 @@ They exist so that every command works on a machine without the data. They are a
 pictures: the mean image's squared error and the principal components' are close to theirs.
 """
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt
-from torch.nn.functional import affine_grid, grid_sample, interpolate
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate
 
 FLOWER_CLASSES = ("astilbe", "bellflower", "calendula")
 
@@ -117,55 +116,50 @@ def _pick(rng, palette, count, spread):
 
 
 def make_digits(count: int = 70_000, seed: int = 0):
-    """Draw `count` digits as MNIST has them: white on black, centred by mass; the same arguments give the same digits.
+    """Draw `count` digits as MNIST has them, white on black and about centred; the same arguments give the same digits.
 
-    Each is a printed digit that was slanted, turned, scaled, drawn with a thicker or thinner pen and bent elastically.
+    Each is a printed digit that was slanted, turned, scaled, bent elastically and drawn with a thicker or thinner pen.
     Returns images, uint8 tensor (count, 1, 28, 28), and labels, int64 tensor (count,).
     """
     generator = torch.Generator().manual_seed(seed)
-    fields = torch.stack([_distance_field(font, str(digit)) for font in DIGIT_FONTS for digit in range(10)])
+    printed = torch.stack([_print_digit(font, str(digit)) for font in DIGIT_FONTS for digit in range(10)])
     labels = torch.randint(10, (count,), generator=generator)
-    printed = 10 * torch.randint(len(DIGIT_FONTS), (count,), generator=generator) + labels
-    images = torch.cat([_write(fields[part], generator) for part in printed.split(1000)])
-    return images, labels
+    chosen = 10 * torch.randint(len(DIGIT_FONTS), (count,), generator=generator) + labels
+    return torch.cat([_bend(printed[part], generator) for part in chosen.split(1000)]), labels
 
 
 @cache
-def _distance_field(font, digit):
-    """How deep inside the printed digit each point lies, negative outside, in pixels of the image to draw."""
-    fonts = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data" / "fonts" / "ttf"
-    typeface, side = ImageFont.truetype(str(fonts / f"{font}.ttf"), 100), FINENESS * DIGIT_SIDE
+def _print_digit(font, digit):
+    """A printed digit with soft edges, (1, 84, 84) from 0 to 1."""
+    side = FINENESS * DIGIT_SIDE
+    typeface = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")), 100)
     left, top, right, bottom = typeface.getbbox(digit)
     typeface = typeface.font_variant(size=100 * FINENESS * DIGIT_BOX / max(right - left, bottom - top))
-    left, top, right, bottom = typeface.getbbox(digit)
     image = Image.new("L", (side, side))
-    corner = (side - left - right) / 2, (side - top - bottom) / 2
-    ImageDraw.Draw(image).text(corner, digit, fill=255, font=typeface)
-    ink = np.asarray(image) > 127
-    return torch.from_numpy(distance_transform_edt(ink) - distance_transform_edt(~ink)).float() / FINENESS
+    ImageDraw.Draw(image).text((side / 2, side / 2), digit, fill=255, font=typeface, anchor="mm")
+    ink = np.asarray(image) / 255
+    down, right = (round((side - 1) / 2 - places.mean()) for places in np.nonzero(ink))
+    ink = torch.from_numpy(np.roll(ink, (down, right), axis=(0, 1))).float()[None]
+    return avg_pool2d(ink, 2 * FINENESS - 1, stride=1, padding=FINENESS - 1)
 
 
-def _write(fields, generator):
-    """Distance fields (B, 84, 84) of printed digits -> written ones, uint8 (B, 1, 28, 28)."""
+def _bend(printed, generator):
+    """Printed digits (B, 1, 84, 84) -> written ones, uint8 (B, 1, 28, 28)."""
+    count = len(printed)
 
     def normal(spread, *shape):
-        return spread * torch.randn(len(fields), *shape, generator=generator)
+        return spread * torch.randn(count, *shape, generator=generator)
 
-    angle, slant, pen = normal(0.12), 0.1 + normal(0.25), 0.15 + normal(0.45, 1, 1, 1)
-    height = 0.85 + 0.25 * torch.rand(len(fields), generator=generator)
+    angle = normal(0.12)
+    slant = 0.1 + normal(0.25)
+    height = 0.85 + 0.25 * torch.rand(count, generator=generator)
     width = height * normal(0.12).exp()
-    x_axis = torch.stack([angle.cos(), angle.sin() + slant], dim=1) / width[:, None]
-    y_axis = torch.stack([-angle.sin(), angle.cos()], dim=1) / height[:, None]
-    axes, centre = torch.stack([x_axis, y_axis], dim=1), torch.zeros(len(fields), 2, 1)  # (B, 2, 2), (B, 2, 1)
-    shape, places = (len(fields), 1, DIGIT_SIDE, DIGIT_SIDE), torch.linspace(-1, 1, DIGIT_SIDE)
-    bends = interpolate(normal(0.1, 2, 4, 4), shape[2:], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-    for _ in range(2):  # the second time around the centre of mass that the first one finds
-        grid = affine_grid(torch.cat([axes, axes @ centre], dim=2), shape, align_corners=True) + bends
-        depth = grid_sample(fields[:, None], grid, padding_mode="border", align_corners=True)
-        depth *= height[:, None, None, None]
-        thickness = torch.maximum(pen, 0.6 - depth.amax(dim=(1, 2, 3), keepdim=True))  # so that no stroke vanishes
-        ink = (0.5 + (depth + thickness) / 1.3).clamp(0, 1)  # (B, 1, 28, 28), edges 1.3 pixels wide
-        mass = ink.sum(dim=(1, 2, 3))[:, None]
-        centre = torch.stack([ink.sum(dim=(1, 2)) @ places, ink.sum(dim=(1, 3)) @ places], dim=1) / mass
-        centre = centre[:, :, None]
-    return (255 * ink).round().byte()
+    x_axis = torch.stack([angle.cos(), angle.sin() + slant, torch.zeros(count)], dim=1) / width[:, None]
+    y_axis = torch.stack([-angle.sin(), angle.cos(), torch.zeros(count)], dim=1) / height[:, None]
+    grid = affine_grid(torch.stack([x_axis, y_axis], dim=1), (count, 1, DIGIT_SIDE, DIGIT_SIDE), align_corners=True)
+    bends = interpolate(normal(0.1, 2, 4, 4), (DIGIT_SIDE, DIGIT_SIDE), mode="bicubic", align_corners=True)
+    bends -= bends.mean(dim=(2, 3), keepdim=True)  # the mass stays in the centre
+    ink = grid_sample(printed, grid + bends.permute(0, 2, 3, 1), align_corners=True)
+    ink = ink / ink.amax(dim=(2, 3), keepdim=True)  # a thin stroke is no paler than others
+    edge = 0.35 + 0.2 * torch.rand(count, 1, 1, 1, generator=generator)  # lower: a thicker pen
+    return (255 * (0.5 + 2 * (ink - edge)).clamp(0, 1)).round().byte()

@@ -55,13 +55,14 @@ class Entry(NamedTuple):
 
 FLOWERS = "train_script.py --model {}"
 DENSITY = "negative evidence lower bound, nats per image"
-VAE = {"reconstructs": True, "samples": True, "variational": True}
+AUTOENCODER = {"reconstructs": True, "samples": True}
+VAE = {**AUTOENCODER, "variational": True}
 GENERATOR = {"samples": True, "averages": True, "standardises": True}
 MODELS = {
     "MLPAE": Entry(
         MLPAutoencoder, {"image_size": list}, "MLPAE_train_script.py", LOSS_UNIT, suffix=".pkl", reconstructs=True
     ),
-    "AE": Entry(Autoencoder, LATENT, FLOWERS, "mean squared error", reconstructs=True, samples=True),
+    "AE": Entry(Autoencoder, LATENT, FLOWERS, "mean squared error", **AUTOENCODER),
     "VAE": Entry(VarAutoencoder, LATENT, FLOWERS, "squared errors + KL, sum over 16 images", **VAE),
     "VAE_learned": Entry(LearnedVariance, LATENT, "-m beyond.variance", DENSITY, **VAE),
     "GAN": Entry(GAN, LATENT, FLOWERS, "energy distance", **GENERATOR),
@@ -92,11 +93,9 @@ IWAE = MNIST._replace(
     loss_unit="importance-weighted bound of {samples} samples, nats per image",
 )
 MODELS |= {
-    "MNIST_AE": MNIST_AE._replace(build=partial(build_model, "AE"), reconstructs=True, samples=True),
-    "MNIST_VAE": MNIST._replace(build=partial(build_model, "VAE"), reconstructs=True, samples=True),
-    "MNIST_CVAE": MNIST._replace(
-        build=partial(build_model, "CVAE"), reconstructs=True, samples=True, needs_labels=True
-    ),
+    "MNIST_AE": MNIST_AE._replace(build=partial(build_model, "AE"), **AUTOENCODER),
+    "MNIST_VAE": MNIST._replace(build=partial(build_model, "VAE"), **AUTOENCODER),
+    "MNIST_CVAE": MNIST._replace(build=partial(build_model, "CVAE"), needs_labels=True, **AUTOENCODER),
     "MNIST_IWAE": IWAE,
 }
 for quadrants in QUADRANTS:

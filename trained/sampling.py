@@ -7,7 +7,6 @@ Everything runs on the CPU, where `load_model` puts models; the seed alone deter
 """
 
 import torch
-from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from common import UserError
@@ -71,7 +70,11 @@ def project(codes: torch.Tensor) -> torch.Tensor:
     dims = codes.shape[1]
     if dims <= 2:
         return torch.nn.functional.pad(codes, (0, 2 - dims))
-    return torch.from_numpy(PCA(2, svd_solver="full").fit_transform(codes.double().numpy()))
+    centred = codes.double() - codes.double().mean(dim=0)
+    _, axes = torch.linalg.eigh(centred.T @ centred)  # in ascending order of the variance along them
+    axes = axes[:, [-1, -2]]
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    return centred @ (axes * largest.sign())  # the same direction, whatever sign a library gives it
 
 
 def interpolate(codes: torch.Tensor, steps: int) -> torch.Tensor:

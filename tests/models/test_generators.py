@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, mse_loss, softplus
 from generators.classifier import Classifier
 from generators.diffusion import Diffusion, schedule
 from generators.gan import FD_SIGMA, GAN, PENALTY, augment, energy_distance
-from generators.unet import TIMESTEPS, timestep_embedding
+from generators.unet import TIMESTEPS
 from generators.wavelets import Standardise, haar, inverse_haar
 from trained.sampling import noise_and_labels
 
@@ -93,20 +93,15 @@ def test_details_of_every_scale_are_standardised():
     coarsest, middle = haar(coarse)  # 3x5, which is not halved
     for part in (fine, middle, coarsest):
         torch.testing.assert_close(part.std(dim=(0, 2, 3)), torch.ones(part.shape[1]), atol=1e-4, rtol=0)
-    for size in ((12, 20), (16, 16)):  # the coarsest is 3x5, and a single pixel
-        standardise = Standardise(*size)
-        standardise.fit(torch.zeros(1, 3, *size))
-        assert standardise(torch.rand(2, 3, *size)).isfinite().all()
+    standardise.fit(torch.zeros(2, 3, 12, 20))
+    assert standardise(images).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("size", "coarsest", "stages"),
-    [((20, 24), (20, 24), 1), ((24, 24), (12, 12), 2), ((36, 44), (18, 22), 2), ((64, 64), (16, 16), 3)],
-)
-def test_images_are_halved_while_they_are_large_enough_and_even(size, coarsest, stages):
-    with torch.device("meta"):
-        parts = Diffusion([1.0], *size).decompose(torch.empty(1, 3, *size))
-    assert (parts[0][0].shape[2:], len(parts)) == (coarsest, stages)
+def test_images_are_halved_while_they_are_large_enough_and_even():
+    for size, coarsest, stages in (((20, 24), (20, 24), 1), ((36, 44), (18, 22), 2), ((64, 64), (16, 16), 3)):
+        with torch.device("meta"):
+            parts = Diffusion([1.0], *size).decompose(torch.empty(1, 3, *size))
+        assert (parts[0][0].shape[2:], len(parts)) == (coarsest, stages)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "cascade"])
@@ -136,16 +131,6 @@ def test_the_sampler_is_of_second_order(ddpm):
     assert errors[1] < errors[0] / 3
 
 
-@pytest.mark.parametrize("std", [0.25, 1.0, 4.0])
-def test_the_sampler_keeps_the_standard_deviation_of_fine_details_and_of_large_shapes(ddpm, std):
-    """With even steps, extrapolated in the log-SNR, 0.25 and 4.0 would be 3 % and 5 % too small."""
-    teach(ddpm, [0.0], std)
-    noise = torch.randn(20, 3, 8, 12).double()
-    label = torch.zeros(20, dtype=torch.long)
-    *_, (_, samples) = ddpm.stages[0].denoise(noise, noise[:, :0], label, 25, 1.0)
-    assert samples.std() == pytest.approx(std * noise.std(), rel=0.015)
-
-
 def test_a_stage_standardises_its_samples_and_its_condition(cascade):
     """The networks know a standard deviation of 1; samples have that of the images."""
     images = 0.5 + 0.05 * torch.randn(200, 3, 48, 96)
@@ -171,18 +156,6 @@ def test_the_image_grows_from_stage_to_stage(cascade):
         squares = corners.repeat_interleave(square, 2).repeat_interleave(square, 3)
         torch.testing.assert_close(predictions[step], squares)
         torch.testing.assert_close(avg_pool2d(predictions[-1], square), avg_pool2d(predictions[step], square))
-
-
-def test_denoising_ends_with_the_sample(ddpm):
-    teach(ddpm, [0.2, 0.0], std=0.25)
-    noise = torch.randn(4, 3, 8, 12)
-    labels = torch.zeros(4, dtype=torch.long)
-    states, predictions = zip(*ddpm.denoise(noise, labels, steps=10), strict=True)
-    assert len(predictions) == 10
-    torch.testing.assert_close(states[0], noise / 2 + 0.5)
-    assert torch.equal(predictions[-1], ddpm.sample(noise, labels, steps=10))
-    torch.testing.assert_close(predictions[0], torch.full_like(noise, 0.6), atol=1e-3, rtol=0)  # the mean: 0.2
-    assert predictions[0].std() < predictions[5].std() < predictions[9].std()
 
 
 def test_v_gives_back_image_and_noise_at_evenly_spaced_timesteps(ddpm):
@@ -227,8 +200,6 @@ def test_timestep_and_label_matter(ddpm):
     v = unet(x, t, label)
     assert not torch.allclose(v, unet(x, t + 500, label))
     assert not torch.allclose(v, unet(x, t, label + 1))
-    embeddings = timestep_embedding(torch.arange(1, TIMESTEPS + 1), 56)
-    assert torch.pdist(embeddings).min() > 0.01  # all timesteps differ
 
 
 def test_each_player_of_the_gan_learns_from_its_own_loss_alone(gan):
@@ -263,12 +234,6 @@ def test_the_penalty_is_the_squared_gradient(gan):
     assert penalty.item() == pytest.approx(PENALTY / 2 * 2 * squared_gradient, rel=0.2)
 
 
-def test_the_critic_sees_standardised_details(gan):
-    photographs = 0.5 + 0.01 * torch.randn(500, 3, 8, 12)
-    gan.standardise(photographs)
-    assert 0.5 < haar(gan.show(photographs))[1].std() < 1.5  # contrast and saturation change at random
-
-
 def test_augmentation_changes_brightness_saturation_and_contrast_differentiably():
     images = (torch.rand(1, 3, 24, 24).repeat(1000, 1, 1, 1) - 0.5).requires_grad_()
     changed = augment(images)
@@ -284,15 +249,14 @@ def test_augmentation_changes_brightness_saturation_and_contrast_differentiably(
     assert (colours / ratios).min() < 0.6 < 1.4 < (colours / ratios).max()
 
 
-@pytest.mark.parametrize("upright", [False, True])
-def test_augmentation_moves_images_by_up_to_an_eighth_and_mirrors_their_border(upright):
+def test_augmentation_moves_images_by_up_to_an_eighth_and_mirrors_their_border():
     ramp = torch.arange(24.0).expand(500, 3, 24, 24)
-    lines = (augment(ramp.mT).mT if upright else augment(ramp))[:, 0, 0]  # (500, 24)
-    slopes = lines.diff(dim=1).abs() / lines.diff(dim=1).abs().amax(dim=1, keepdim=True)
-    flat = slopes < 1e-4  # a mirrored pixel stands twice
-    assert ((slopes - 1).abs() < 1e-4).sum() + flat.sum() == slopes.numel()
-    assert set(flat.sum(dim=1).tolist()) == {0, 1}
-    assert set(flat.int().argmax(dim=1)[flat.any(dim=1)].tolist()) == {0, 1, 2, 20, 21, 22}
+    for lines in (augment(ramp)[:, 0, 0], augment(ramp.mT).mT[:, 0, 0]):  # (500, 24)
+        slopes = lines.diff(dim=1).abs() / lines.diff(dim=1).abs().amax(dim=1, keepdim=True)
+        flat = slopes < 1e-4  # a mirrored pixel stands twice
+        assert ((slopes - 1).abs() < 1e-4).sum() + flat.sum() == slopes.numel()
+        assert set(flat.sum(dim=1).tolist()) == {0, 1}
+        assert set(flat.int().argmax(dim=1)[flat.any(dim=1)].tolist()) == {0, 1, 2, 20, 21, 22}
 
 
 def test_the_energy_distance_against_brute_force():

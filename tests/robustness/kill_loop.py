@@ -1,6 +1,6 @@
 """Kill training runs again and again, resume them, and compare what they end with; called by test_faults.py.
 
-    python tests/robustness/kill_loop.py KILLS FOLDER FLOWERS MNIST [MODEL ...]    # a line of JSON for each model
+    python tests/robustness/kill_loop.py KILLS FOLDER FLOWERS [MODEL ...]    # a line of JSON for each model
 
 Each run is a fork of this process, which has done nothing but import: to start Python and PyTorch each time would take
 most of the time. Of four kills, two let the run save two states first, so that it makes progress. Then each waits for a
@@ -18,25 +18,18 @@ from pathlib import Path
 
 import torch
 
-import main
 import MLPAE_train_script
 import train_script
 from common.checkpoints import load_checkpoint
-from datasets.mnist import import_torchvision
 
 RUNS = {
     "MLPAE": (MLPAE_train_script, ["--epochs", "6", "--patience", "6"]),
     "GAN": (train_script, ["--model", "GAN", "--image-size", "8", "--batch-size", "48", "--epochs", "4"]),
-    "MNIST_VAE": (main, ["--model", "VAE", "--epochs", "6"]),
 }
 
 importlib.import_module("torch._dynamo")  # or each fork would import it, for the optimizer's first step
-import_torchvision()
 torch.set_num_threads(1)  # no fork may inherit threads; each makes its own
-main.HIDDEN_SIZE = 16
-for script in (MLPAE_train_script, train_script, main):
-    for name in ("plot_losses", "plot_loss_curves", "plot_pictures"):
-        vars(script)[name] = lambda *_, **__: None  # figures take longer than the training
+MLPAE_train_script.plot_losses = train_script.plot_loss_curves = lambda *_: None  # it takes longer than the training
 os.fsync = lambda _: time.sleep(0.01)  # long enough for half-written files to be seen
 torch.nn.init.orthogonal_ = lambda weight, *_, **__: torch.nn.init.normal_(weight, 0, 0.05)  # and so does this
 
@@ -83,7 +76,7 @@ def kill_at_a_bad_moment(pid, folder, saves, wait_for_save) -> str:
 
 
 def load_both(folder) -> list[dict]:
-    """The best and the last state, as far as they are there; each has to load."""
+    """The best and the last state, where they exist; each has to load."""
     return [load_checkpoint(path, made_by="test") for path in sorted(folder.glob("[BL]*Model_*.p??"))]
 
 
@@ -130,9 +123,9 @@ def kill_and_resume(run, kills, root) -> dict:
 
 
 if __name__ == "__main__":
-    kills, root, flowers, mnist, *names = sys.argv[1:]
+    kills, root, flowers, *names = sys.argv[1:]
     for name in names or RUNS:
         script, flags = RUNS[name]
-        flags = [*flags, "--data-root", mnist if name.startswith("MNIST") else flowers, "--output-root"]
+        flags = [*flags, "--data-root", flowers, "--output-root"]
         result = kill_and_resume(lambda *argv: script.main([*flags, *map(str, argv)]), int(kills), Path(root) / name)  # noqa: B023
         print(json.dumps({"model": name, **result}), flush=True)

