@@ -110,9 +110,10 @@ class Run:
 
     def end_epoch(self) -> None:
         """Write what --resume continues from to LastModel_*, then the epoch's line of the log."""
-        self.history.append(self._row())
-        self._save_last()
-        log(epoch_line(self.history))
+        history = [*self.history, self._row()]
+        self._save_last(history)
+        self.history = history  # now, so that after a Ctrl-C the message says what is saved
+        log(epoch_line(history))
 
     def load_best(self) -> None:
         """Put the best weights back into the model, to test them."""
@@ -145,7 +146,7 @@ class Run:
             self._resume()
         if not self.history and rank() == 0:
             self._keep_replaced()
-            self._save_last()  # from now on --resume means this run
+            self._save_last([])  # from now on --resume means this run
 
     def _row(self):
         """The current epoch's row of the history, in the order of the log."""
@@ -154,11 +155,11 @@ class Run:
             row |= {f"{split}_{name}": self.means[split][name] for split in ("train", "valid")}
         return row
 
-    def _save_last(self):
+    def _save_last(self, history):
         if rank() == 0:
             states = {name: part.state_dict() for name, part in self.parts.items()}
             states["state_dict"] = _on_cpu(states["state_dict"])
-            save_checkpoint(self.last_path, {**self.about, **states, "history": self.history})
+            save_checkpoint(self.last_path, {**self.about, **states, "history": history})
 
     def _keep_replaced(self):
         """Copy the checkpoints that a new run will replace. Raises UserError where it must not replace them."""

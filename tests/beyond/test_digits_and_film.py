@@ -128,7 +128,7 @@ def test_pictures_of_the_stand_in_do_not_take_the_place_of_real_ones(copied, mon
 def test_the_film_has_a_frame_before_the_training_and_after_each_epoch_and_changes_no_bit(
     name, trained_mnist, tiny_mnist, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(film, "HIDDEN_SIZE", 16)
+    monkeypatch.setattr(main, "HIDDEN_SIZE", 16)
     frames = []
     monkeypatch.setattr(film, "plot_film", lambda images, *rest: frames.extend(images) or plot_film(images, *rest))
     flags = ["--model", name, "--data-root", tiny_mnist, "--output-root", tmp_path, "--latent-size", 3, "--epochs", 3]

@@ -319,9 +319,9 @@ def test_an_untrained_model_of_mnist_is_worse_than_the_mean_image(name, hand_in,
     if name == "AE":
         expected = (mean - test).square().mean().item()
     else:
-        certain = mean.clamp(1e-40, 1)  # where all are black, 0 log 0 = 0
-        log_likelihood = test * certain.log() + (1 - test) * torch.log1p(-mean)
-        expected = -log_likelihood.clamp(min=-100).sum().item() / len(test)
+        ink = mean.log().clamp(min=-100)  # as PyTorch does where all training digits are black
+        paper = (1 - mean).log().clamp(min=-100)
+        expected = -(test * ink + (1 - test) * paper).sum().item() / len(test)
     torch.manual_seed(0)
     checkpoint = {**best_checkpoint(root, f"MNIST_{name}"), "state_dict": build_model(name, 16, 20).state_dict()}
     model, checkpoint = load_model(f"MNIST_{name}", save(root, f"MNIST_{name}", checkpoint))

@@ -4,9 +4,11 @@ import io
 import re
 import runpy
 import sys
+from functools import partial
 
 import pytest
 from helpers import logged
+from tqdm import tqdm
 
 import main
 import MLPAE_train_script
@@ -114,6 +116,7 @@ def test_the_progress_bar_is_on_a_terminal_and_not_in_the_log(trained_flowers, t
     terminal = Terminal()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
+        patch.setattr("common.run.tqdm", partial(tqdm, mininterval=0))  # it shows every batch, however quick
         _, log = logged(train_script.main, "--model", "AE", *flags, "--epochs", 3)
     for text in ("epoch 1, training", "batch/s", "loss "):
         assert text in terminal.getvalue()
