@@ -48,13 +48,13 @@ class MLPAutoencoder(Graph):
         super().__init__([self.encoder, self.decoder])
 
     def initialise(self, mean_image: np.ndarray) -> None:
-        """Start from a network that is linear and whose output is the mean image (3*H*W,), values in [0, 1].
+        """Initial weights with which no ReLU loses anything and the output is the mean image (3*H*W,), in [0, 1].
 
         Hidden units come in antisymmetric pairs: one of each pair has the opposite weights, and the next layer
         subtracts it, relu(a) - relu(-a) = a, so no ReLU loses anything at the start ("looks linear", Balduzzi et al.
-        2017). The weights are orthogonal (Saxe et al. 2014) with gain √2. The first bias subtracts the mean image, so
-        that each unit is active for about half of the images. The last weights are zero and the last bias is the logit
-        of the mean image, so the first loss is the variance of the images.
+        2017). Each block of weights is orthogonal (Saxe et al. 2014) with gain √2. The first bias subtracts the mean
+        image, so that each unit is active for about half of the images. The last weights are zero and the last bias is
+        the logit of the mean image, so the first loss is the variance of the images.
         benchmarks/README.md shows what each of these is worth.
         """
         nodes = [*self.encoder.nodes, *self.decoder.nodes]
@@ -64,7 +64,9 @@ class MLPAutoencoder(Graph):
                 rows, columns = weight.shape
                 paired_rows = isinstance(after, ReLU)
                 paired_columns = isinstance(before, ReLU)
-                block = orthogonal(rows // 2 if paired_rows else rows, columns // 2 if paired_columns else columns)
+                block_rows = rows // 2 if paired_rows else rows
+                block_columns = columns // 2 if paired_columns else columns
+                block = orthogonal(block_rows, block_columns)
                 if paired_columns:
                     block = np.hstack([block, -block])
                 if paired_rows:
@@ -98,10 +100,10 @@ class MLPAutoencoder(Graph):
         """Images (B, 3, H, W) through the bottleneck and back."""
         return torch.from_numpy(self.forward(flatten(images)).reshape(images.shape))
 
-    __call__ = reconstruct
+    __call__ = reconstruct  # model(images), as with PyTorch's models
 
     def loss(self, outputs: torch.Tensor, images: torch.Tensor) -> tuple[float, dict]:
-        """(the loss, the metrics of the log) for what `reconstruct` returned."""
+        """(the loss, the metrics of the log) for what `reconstruct` returned, as PyTorch's models have it."""
         loss = MSE().forward(flatten(outputs), flatten(images))
         return loss, {"loss": loss}
 
@@ -118,31 +120,32 @@ def flatten(images: torch.Tensor) -> np.ndarray:
     return images.numpy().reshape(len(images), -1)
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # two threads of NumPy are hardly faster, beside others far slower
+@threadpool_limits.wrap(limits=1, user_api="blas")  # two threads are hardly faster, and beside other programs slower
 def main(argv=None):
-    """Train; returns the history."""
+    """Train; returns the losses of each epoch."""
     args = parse_args(argv)
     if world_size() > 1:
         raise UserError("MLPAE trains in one process: start it with python, not with torchrun")
     torch.set_num_threads(1)  # PyTorch only slices the batches
     train_loader, valid_loader = create_flower_dataloaders(args.batch_size, args.data_root, data=args.data)
-    photographs = train_loader.dataset
+    train_set = train_loader.dataset
     log(data_line(train_loader, valid_loader))
 
     seed_everything(args.seed)
-    model = MLPAutoencoder(photographs.info["image_size"])
-    model.initialise(photographs.images.numpy().mean(axis=0).ravel() / 255)
+    model = MLPAutoencoder(train_set.info["image_size"])
+    mean_image = train_set.images.numpy().mean(axis=0).ravel() / 255  # bytes -> [0, 1]
+    model.initialise(mean_image)
     mse = MSE()
     log(f"Model: MLPAE, {model.describe_layers()}, {sum(param.size for param in model.params):,} parameters")
 
-    root = choose_output_root(args.output_root, photographs.info)
+    root = choose_output_root(args.output_root, train_set.info)
     settings = {"epochs": args.epochs, "patience": args.patience, "batch_size": args.batch_size, "lr": args.lr}
     with start_run(
         "MLPAE",
         root,
         {"state_dict": model},
-        config={"image_size": photographs.info["image_size"]},
-        data=photographs.info,
+        config={"image_size": train_set.info["image_size"]},
+        data=train_set.info,
         settings=settings,
         may_change=("epochs", "patience"),
         seed=args.seed,
@@ -150,19 +153,20 @@ def main(argv=None):
         suffix=".pkl",
     ) as run:
         for epoch in run.epochs():
-            # 作业 Part 2.2: Early Stopping, after --patience epochs without a lower validation loss
+            # 作业 Part 2.2: Early Stopping, after --patience epochs without a lower validation loss (checked here, so
+            # that a run that is resumed after its end stops as well)
             if run.epochs_since_best >= args.patience:
                 break
 
             # 作业 Part 2.2: Training Loop
             lr = args.lr * LR_DECAY ** ((epoch - 1) // LR_DECAY_EVERY)
-            for images, _ in run.batches("train", train_loader):
+            for images, _ in run.batches("train", train_loader):  # with a progress bar
                 x = flatten(images)
                 reconstruction = model.forward(x)
                 loss = mse.forward(reconstruction, x)
                 model.backward(mse.backward())
                 model.optimstep(lr)
-                run.record({"loss": loss})
+                run.record({"loss": loss})  # for the mean over the epoch
 
             # 作业 Part 2.2: Validation Loop
             for images, _ in run.batches("valid", valid_loader):

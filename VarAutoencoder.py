@@ -1,7 +1,8 @@
 """Flowers, part 4: the variational autoencoder, a convolutional autoencoder whose latent vectors can be sampled.
 
     model = VarAutoencoder(encoding_dim=64)
-    reconstructions, mu, log_var = outputs = model(images)      # (B, 3, 24, 24), (B, 64), (B, 64)
+    outputs = model(images)
+    reconstructions, mu, log_var = outputs                      # (B, 3, 24, 24), (B, 64), (B, 64)
     loss = VAE_loss_function(outputs, images)
 
 The layers and their shapes are the Autoencoder's, with a second Linear layer to encoding_dim for log_var.
@@ -13,7 +14,7 @@ from torch import nn
 from Autoencoder import Autoencoder
 
 VAE_ENCODING_DIM = 64
-VAE_UNIT = 16  # the coursework states the loss as the sum over a batch of 16, whatever --batch-size is
+VAE_UNIT = 16  # images: the log's loss is the sum over so many, as we read the coursework's target of 800
 LOG_VAR_RANGE = (-10.0, 10.0)  # of the logarithm of a variance, so that exp neither overflows nor vanishes
 INITIAL_LOG_VAR = -2.0  # less noise at the start than N(0, 1) has
 
@@ -26,7 +27,7 @@ class VarAutoencoder(Autoencoder):
     Raises ValueError where the height or the width is not a multiple of 4.
     """
 
-    last_gains = (2**0.5, 2**0.5)
+    last_gains = (2**0.5, 2**0.5)  # instead of the Autoencoder's (1.0, 0.3)
 
     def __init__(self, encoding_dim: int = VAE_ENCODING_DIM, img_height: int = 24, img_width: int = 24):
         super().__init__(encoding_dim, img_height, img_width)
@@ -37,8 +38,8 @@ class VarAutoencoder(Autoencoder):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) -> (reconstructions, mu, log_var).
 
-        z is sampled, in training and in validation alike: both losses are the one of sampled latent vectors, as the
-        coursework states its target. `reconstruct`, for the pictures, decodes mu.
+        z is sampled in validation as in training, so that the two losses compare. `reconstruct`, for the pictures,
+        decodes mu.
         """
         mu, log_var = self.posterior(images)
         z = reparameterise(mu, log_var)
@@ -60,7 +61,7 @@ class VarAutoencoder(Autoencoder):
         """(the loss to minimise, the metrics for the log) for what `forward` returned.
 
         The loss to minimise is a mean over the pixels: one learning rate suits every batch and image size. The log has
-        the coursework's unit, the sum over 16 images, and both parts per image.
+        the sum over VAE_UNIT images, and both parts per image.
         """
         _, mu, log_var = outputs
         loss = VAE_loss_function(outputs, images)

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from common import UserError
-from common.distributed import data_parallel, init_distributed, rank
+from common.distributed import data_parallel, init_distributed, rank, rank_0_first
 from common.figures import plot_latent_space, plot_reconstructions, plot_samples
 from common.flags import (
     MNIST_HELP,
@@ -37,7 +37,7 @@ from trained.sampling import add_endpoints, decode, encode, interpolate, normal_
 
 HIDDEN_SIZE = 512  # width of the hidden layers
 PATIENCE = 10  # epochs without a lower validation loss, after which the training stops
-BETAS = {"AE": None, "VAE": 1.0, "CVAE": 1.6}  # weights of the KL; a larger one makes more of the CVAE's samples digits
+BETAS = {"AE": None, "VAE": 1.0, "CVAE": 1.6}  # weights of the KL; with a larger one more of the samples are digits
 EXAMPLES = 20  # digits to reconstruct
 SAMPLES = 100  # random digits
 STEPS = 10  # digits of an interpolation
@@ -78,10 +78,10 @@ class Losses:
         low, high = (bound.item() for bound in xs.aminmax())
         if not 0 <= low <= high <= 1:
             raise UserError(f"expected images with values from 0 to 1, found {low:g} to {high:g}")
-        if not reconstructions.isfinite().all():  # cross-entropy would raise; the run says more
+        if not reconstructions.isfinite().all():  # return it: run.record stops and names the epoch and the batch
             return reconstructions.flatten(1).sum(dim=1)
-        per_pixel = binary_cross_entropy if self.recon == "bce" else mse_loss
-        return per_pixel(reconstructions, xs, reduction="none").flatten(1).sum(dim=1)
+        error_function = binary_cross_entropy if self.recon == "bce" else mse_loss
+        return error_function(reconstructions, xs, reduction="none").flatten(1).sum(dim=1)
 
     # 作业 5/100: kl_div
     def kl_div(self, p, q):
@@ -143,9 +143,10 @@ def train(
     for loader in loaders:
         loader.dataset.to(device)
     optimizer = AdamW(model.parameters(), settings["lr"], betas=(0.9, 0.99), fused=True)
+    # one cycle: the learning rate rises for 30 % of the steps, then falls to nearly 0
     steps = settings["epochs"] * len(train_loader)
     scheduler = OneCycleLR(optimizer, settings["lr"], steps, anneal_strategy="linear", cycle_momentum=False)
-    parallel = data_parallel(model)
+    parallel = data_parallel(model)  # under torchrun it averages the processes' gradients
 
     parts = {"state_dict": model, "optimizer": optimizer, "scheduler": scheduler}
     info = train_loader.dataset.info
@@ -192,10 +193,11 @@ def train(
 
 
 def main(argv=None, run_class: type[Run] = Run):
-    """Train and plot; returns the history."""
+    """Train and plot; returns the losses of each epoch. run_class: a subclass of Run, as beyond/film.py has one."""
     args = parse_args(argv)
     device = init_distributed(args.device)
-    loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
+    with rank_0_first():  # it may have to download them
+        loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
     info = loaders[0].dataset.info
     root = choose_output_root(args.output_root, info)
     log(data_line(*loaders))
@@ -252,10 +254,11 @@ def plot_test_digits(model, checkpoint: dict, test_set, root: Path) -> None:
     plot_latent_space(project(codes).numpy(), digits.numpy(), path, title, axis)
 
     if checkpoint["model"] == "MNIST_VAE":
-        walks = decode(model, interpolate(codes[:EXAMPLES], STEPS))
+        paired = min(EXAMPLES, len(images)) // 2 * 2  # digits
+        steps = decode(model, interpolate(codes[:paired], STEPS))
         path = picture_path(root, checkpoint, "interpolation")
         title += ": from one (left) to another (right) in equal steps between the means of q(z|x)"
-        plot_samples(add_endpoints(images[:EXAMPLES], walks).numpy(), path, title, columns=STEPS + 2)
+        plot_samples(add_endpoints(images[:paired], steps).numpy(), path, title, columns=STEPS + 2)
 
 
 def random_latents(checkpoint: dict, seed: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 IMAGE_SHAPE = (1, 28, 28)
 CLASSES = 10
 BLOCKS = 2  # residual blocks behind the first hidden layer
-LABEL_SCALE = 5.0  # of the one-hot label beside pixels or z, vectors of length 9 and 4.5: it counts as much as they do
+LABEL_SCALE = 5.0  # of the one-hot label, so that it is about as long as what it stands beside: pixels (9) or z (4.5)
 LOG_SIGMA_RANGE = (-10.0, 10.0)  # so that exp neither overflows nor vanishes
 LOGIT_RANGE = (-15.0, 15.0)  # so that no pixel is certain, and no error in it costs more than 15 nats
 
@@ -71,11 +71,10 @@ class Encoder(nn.Module):
         elif ys is not None:
             raise TypeError("this encoder takes no labels: make it with has_label=True")
         hidden = self.hidden(xs)  # (B, hidden_size)
-        mu = self.mu(hidden).to(xs.dtype)  # autocast makes it bfloat16
+        mu = self.mu(hidden)  # (B, latent_size)
         if not self.is_dist:
             return mu
-        log_sigma = self.log_sigma(hidden).to(xs.dtype)
-        sigma = log_sigma.clamp(*LOG_SIGMA_RANGE).exp()
+        sigma = self.log_sigma(hidden).clamp(*LOG_SIGMA_RANGE).exp()
         return mu, sigma
 
 
@@ -109,7 +108,7 @@ class Decoder(nn.Module):
         refuse_unknown(
             f"Decoder of {self.decode_type}", otherinputs, "ys" if self.decode_type == "CVAE" else "zs alone"
         )
-        logits = self.decoder(zs).to(zs.dtype)  # autocast makes them bfloat16, which rounds all above 0.998 to 1
+        logits = self.decoder(zs)  # (B, x_dim)
         return torch.sigmoid(logits.clamp(*LOGIT_RANGE))
 
 
@@ -135,6 +134,10 @@ class AutoEncoder(nn.Module):
     def decode(self, zs: torch.Tensor) -> torch.Tensor:
         """Latent vectors (B, latent_size) -> images (B, 1, 28, 28)."""
         return self.decoder(zs).view(-1, *IMAGE_SHAPE)
+
+    def reconstruct(self, xs: torch.Tensor, *ys: torch.Tensor) -> torch.Tensor:
+        """Images (B, ...) and, for the CVAE, labels (B,) -> images (B, 1, 28, 28), without random numbers."""
+        return self.decode(self.encode(xs, *ys), *ys)
 
 
 class VariationalAutoEncoder(AutoEncoder):

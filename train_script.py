@@ -21,15 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common import UserError
 from common.distributed import data_parallel, init_distributed, rank
-from common.flags import (
-    add_data_flags,
-    add_device_flag,
-    add_training_flags,
-    make_parser,
-    number,
-    positive_int,
-    set_defaults,
-)
+from common.flags import add_data_flags, add_device_flag, add_training_flags, make_parser, number, positive_int
 from common.process import log, run_script, seed_everything
 from common.run import start_run
 from data import create_flower_dataloaders
@@ -37,7 +29,7 @@ from datasets.images import choose_output_root, data_line, mirror, shift
 from trained.loading import plot_loss_curves
 from trained.registry import MODELS
 
-EMA_DECAY = 0.999  # of the average of the weights that GAN and DDPM save: over about a thousand steps
+EMA_DECAY = 0.999  # GAN and DDPM save an exponential moving average (EMA) of their weights, over about 1,000 steps
 
 
 class Training(NamedTuple):
@@ -50,19 +42,19 @@ class Training(NamedTuple):
     image_size: int = 24
     patience: int = 20  # epochs without a lower validation loss, after which the training stops
     shift: float = 0.0  # the share of the photographs that are moved by a pixel
-    momentum: float = 0.9  # Adam's beta1
+    has_momentum: bool = True  # which the one-cycle schedule sets
     weight_decay: float = 0.2
 
 
 TRAININGS = {
     "AE": Training(15, 8, 1.5e-3, shift=0.3),
     "VAE": Training(20, 16, 2e-3),
-    # of a game the gradients change as the other player moves: no momentum
-    "GAN": Training(290, 32, 7e-4, patience=290, momentum=0.0, weight_decay=0.01),
+    # the two networks of a GAN change each other's gradients at every step, so that old gradients mislead: no momentum
+    "GAN": Training(290, 32, 7e-4, patience=290, has_momentum=False, weight_decay=0.01),
     "DDPM": Training(190, 32, 2e-3, encoding_dim=None, image_size=48, patience=50, weight_decay=0.01),
     "Classifier": Training(20, 32, 2e-3, encoding_dim=None),
 }
-FLAGS = ("epochs", "batch_size", "lr", "encoding_dim", "image_size")
+FLAGS = ("epochs", "batch_size", "lr", "encoding_dim", "image_size")  # whose defaults depend on --model
 
 
 def parse_args(argv=None, trainings=TRAININGS):
@@ -83,34 +75,39 @@ def parse_args(argv=None, trainings=TRAININGS):
     args = parser.parse_args(argv)
     if args.encoding_dim and not trainings[args.model].encoding_dim:
         parser.error(f"argument --encoding-dim: {args.model} has no latent vector")
+    if args.optimizer != "adam" and not MODELS[args.model].reconstructs:
+        parser.error(f"argument --optimizer: {args.model} is trained with adam")
+    chosen = defaults[args.model]
     if args.optimizer != "adam":
-        set_defaults(args, {"batch_size": 16, "lr": 1.0})
-    set_defaults(args, defaults[args.model])
+        chosen = {**chosen, "batch_size": 16, "lr": 1.0}
+    for flag, value in chosen.items():
+        if getattr(args, flag) is None:  # it was left out
+            setattr(args, flag, value)
     return args
 
 
 # 作业 Part 3.2: optimizer 和 scheduler
-def build_optimizer(name: str, parameters, lr: float, epochs: int, steps_per_epoch: int, training: Training):
-    """(optimizer, scheduler); the scheduler goes one step on with every batch.
+def build_optimizer(optimizer_name: str, parameters, lr: float, epochs: int, steps_per_epoch: int, training: Training):
+    """(optimizer, scheduler); scheduler.step() follows every batch.
 
     sgd: plain SGD, w <- w - lr g, with the coursework's schedule, the learning rate x 0.9 every 5 epochs.
-    momentum: SGD whose steps add up, v <- 0.9 v + g, w <- w - lr v (here with Nesterov's look ahead).
-    adam: AdamW (Loshchilov & Hutter 2019), whose steps are v over the root of the mean squared gradient, with the
-    weights decaying beside them.
+    momentum: SGD whose steps add up, v <- m v + g, w <- w - lr v (here with Nesterov's look ahead).
+    adam: AdamW (Loshchilov & Hutter 2019), the mean gradient divided by the root of the mean squared gradient; in each
+    step the weights also shrink by lr * weight_decay of themselves.
     Momentum and Adam have a one-cycle schedule (Smith & Topin 2018): the learning rate rises from lr / 25 to lr in the
     first 30 % of the steps and falls to nearly 0 in the others; the momentum, Adam's beta1, falls from 0.95 to 0.85 and
     rises again.
     """
-    if name == "sgd":
+    if optimizer_name == "sgd":
         optimizer = SGD(parameters, lr)
         return optimizer, StepLR(optimizer, step_size=5 * steps_per_epoch, gamma=0.9)
-    if name == "momentum":
+    if optimizer_name == "momentum":
         optimizer = SGD(parameters, lr, momentum=0.9, nesterov=True)
         has_momentum = True
     else:
-        betas = (training.momentum, 0.99)
+        betas = (0.9 if training.has_momentum else 0.0, 0.99)  # with momentum, the schedule replaces the 0.9
         optimizer = AdamW(parameters, lr, betas=betas, weight_decay=training.weight_decay, fused=True)
-        has_momentum = training.momentum > 0
+        has_momentum = training.has_momentum
     steps = epochs * steps_per_epoch
     return optimizer, OneCycleLR(optimizer, lr, steps, anneal_strategy="linear", cycle_momentum=has_momentum)
 
@@ -154,7 +151,7 @@ def build_model(name: str, config: dict, photographs):
 
 
 def main(argv=None, trainings=TRAININGS):
-    """Train; returns the history. trainings: of the models that --model knows."""
+    """Train; returns the losses of each epoch. trainings: {model: Training}, the choices of --model."""
     args = parse_args(argv, trainings)
     training = trainings[args.model]
     entry = MODELS[args.model]
@@ -186,12 +183,12 @@ def main(argv=None, trainings=TRAININGS):
         args.optimizer, model.parameters(), args.lr, args.epochs, steps_per_epoch, training
     )
     parts = {"state_dict": model, "optimizer": optimizer, "scheduler": scheduler}
-    saved = model  # what is validated and saved
+    saved = model  # what is validated and saved; of GAN and DDPM the average
     if entry.averages:
         averaged = AveragedModel(model, multi_avg_fn=ema_update)
         saved = averaged.module
         parts |= {"state_dict": saved, "raw_state_dict": model, "averaged": averaged}
-    parallel = data_parallel(model)
+    parallel = data_parallel(model)  # under torchrun it averages the processes' gradients
 
     root = choose_output_root(args.output_root, photographs.info)
     settings = {"optimizer": args.optimizer, "epochs": args.epochs, "patience": training.patience}
@@ -215,7 +212,7 @@ def main(argv=None, trainings=TRAININGS):
             for images, labels in run.batches("train", train_loader):
                 images = images.contiguous(memory_format=layout)
                 with torch.autocast(device.type, torch.bfloat16, enabled=args.amp):
-                    outputs = parallel(images, *entry.condition(labels))
+                    outputs = parallel(images, *entry.condition(labels))  # DDPM and Classifier get the labels as well
                 loss, metrics = model.loss(outputs, images)
                 optimizer.zero_grad()
                 loss.backward()

@@ -38,7 +38,7 @@ class Graph(Node):
     def optimstep(self, lr: float) -> None:
         """One step of plain gradient descent, in place."""
         for param, grad in zip(self.params, self.grad, strict=True):
-            param -= float(lr) * grad
+            param -= float(lr) * grad  # a NumPy float64 would make float32 gradients float64
 
     def flush(self) -> None:
         """Flush every node."""

@@ -39,7 +39,7 @@ class Node:
     def check_shape(self, what: str, array: np.ndarray, *expected) -> None:
         """Raise ValueError unless the array has the expected shape, where "B" stands for any batch size."""
         shape = np.shape(array)
-        fits = len(shape) == len(expected) and all(e in ("B", s) for e, s in zip(expected, shape, strict=True))
+        fits = len(shape) == len(expected) and all(w in ("B", size) for w, size in zip(expected, shape, strict=True))
         if not fits:
             wanted = f"({', '.join(map(str, expected))})"
             raise ValueError(f"{type(self).__name__}: expected {what} of shape {wanted}, found {shape}")

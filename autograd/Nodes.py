@@ -27,7 +27,8 @@ class Linear(Node):
         """(B, in_features) -> (B, out_features)."""
         W, b = self.params
         self.check_shape("X", X, "B", W.shape[1])
-        self.cache = X = np.asarray(X, dtype=W.dtype)
+        X = np.asarray(X, dtype=W.dtype)
+        self.cache = X
         return X @ W.T + b
 
     def backward(self, grad_output):
@@ -51,7 +52,8 @@ class ReLU(Node):
 
     def forward(self, X):
         """Any shape."""
-        self.cache = Y = np.maximum(X, 0)
+        Y = np.maximum(X, 0)
+        self.cache = Y
         return Y
 
     def backward(self, grad_output):
@@ -68,7 +70,8 @@ class Sigmoid(Node):
     def forward(self, X):
         """Any shape. Where exp overflows it gives infinity, and 1 / (1 + ∞) = 0 is the right answer."""
         with np.errstate(over="ignore"):
-            self.cache = Y = 1 / (1 + np.exp(-X))
+            Y = 1 / (1 + np.exp(-X))
+        self.cache = Y
         return Y
 
     def backward(self, grad_output):
@@ -85,7 +88,8 @@ class MSE(Node):
     def forward(self, prediction, target):
         """Two arrays of one shape -> float."""
         self.check_shape("target", target, *np.shape(prediction))
-        self.cache = difference = prediction - np.asarray(target, dtype=prediction.dtype)
+        difference = prediction - np.asarray(target, dtype=prediction.dtype)
+        self.cache = difference
         return float(np.mean(difference**2))
 
     def backward(self, grad_output=1.0):

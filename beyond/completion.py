@@ -52,7 +52,10 @@ def parse_args(argv=None):
     add_training_flags(parser, epochs=12, batch_size=128, lr=4e-3)
     add_device_flag(parser)
     add_data_flags(parser, MNIST_HELP)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.evaluate and args.resume:
+        parser.error("argument --resume: not together with --evaluate, which does not train")
+    return args
 
 
 class CompletionLosses(Losses):

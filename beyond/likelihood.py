@@ -201,7 +201,7 @@ def main(argv=None):
     entry = MODELS[args.model]
     device = init_distributed(args.device)
     model, checkpoint = load_model(args.model, args.output_root)
-    model.to(device)
+    model.to(device, memory_format=torch.contiguous_format)  # MPS computes channels last wrongly
     if entry.data == "flowers":
         _, held_out = load_photographs(checkpoint, args.data, args.data_root)
         log_subject(held_out, checkpoint)

@@ -8,6 +8,7 @@ of rank 0, and the functions below return their input unchanged.
 
 import os
 import sys
+from contextlib import contextmanager
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -96,3 +97,13 @@ def broadcast(value):
     box = [value]
     torch.distributed.broadcast_object_list(box)
     return box[0]
+
+
+@contextmanager
+def rank_0_first():
+    """Let rank 0 run the block before the others, which find what it downloads."""
+    if rank():
+        broadcast(None)
+    yield
+    if rank() == 0:
+        broadcast(None)

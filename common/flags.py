@@ -38,13 +38,6 @@ def make_parser(
     )
 
 
-def set_defaults(args: argparse.Namespace, defaults: dict) -> None:
-    """Fill in the flags that were left out and whose default depends on another flag."""
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
-
-
 def add_data_flags(parser: argparse.ArgumentParser, root_help: str = FLOWERS_HELP) -> None:
     """--data, --data-root and --output-root."""
     group = parser.add_argument_group("data and output")

@@ -121,9 +121,8 @@ def warn_of_waiting(device: str):
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed NumPy and PyTorch for one epoch. Every epoch has a seed of its own, so that a resumed run draws the same
     numbers as one that was never stopped, and so has every process of torchrun."""
-    torch.ones(
-        1
-    ).exp()  # MKL's vector functions choose their code in the first call; two threads can choose differently
+    # MKL's vector functions choose their code in the first call; two threads at once can choose differently
+    torch.ones(1).exp()
     torch.backends.cudnn.deterministic = True  # the same numbers in each run
     mixed = int(np.random.SeedSequence([seed, epoch, rank()]).generate_state(1)[0])
     np.random.seed(mixed)

@@ -66,15 +66,15 @@ class Run:
         seed_everything(self.about["seed"], epoch if split == "train" else 0)
         self.where = SPLITS[split] if split == "test" else f"epoch {epoch}, {SPLITS[split]}"
         self.sums = {}
-        self.images = 0
+        self.image_count = 0
         self.bar = tqdm(loader, self.where, unit="batch", leave=False, disable=rank() > 0 or None, dynamic_ncols=True)
         with self.bar, warn_of_waiting(loader.dataset.images.device.type):
             for number, (images, labels) in enumerate(self.bar, 1):
                 self.batch = number
                 self.batch_size = len(images)
                 yield images, labels
-        *sums, images = all_reduce_sum([*self.sums.values(), self.images])
-        self.means[split] = {name: total / images for name, total in zip(self.sums, sums, strict=True)}
+        *sums, image_count = all_reduce_sum([*self.sums.values(), self.image_count])
+        self.means[split] = {name: total / image_count for name, total in zip(self.sums, sums, strict=True)}
 
     def record(self, metrics: dict[str, float]) -> None:
         """Add what was measured on the current batch, means over its images, "loss" among them. Raises UserError where
@@ -83,7 +83,7 @@ class Run:
             raise UserError(f"{self.where}, batch {self.batch}: the loss is {metrics['loss']}; try a smaller --lr")
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value) * self.batch_size
-        self.images += self.batch_size
+        self.image_count += self.batch_size
         self.bar.set_postfix_str(f"loss {metrics['loss']:.4g}", refresh=False)
 
     @property
@@ -187,7 +187,7 @@ class Run:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(last[name])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"cannot resume {self.last_path}: its state does not fit this run ({reason})") from None
         if rank() == 0:
@@ -219,7 +219,7 @@ class Run:
     def _fixed(self, checkpoint):
         """All that must be the same for --resume to continue as if the run had never stopped."""
         settings = {name: value for name, value in checkpoint["settings"].items() if name not in self.may_change}
-        source = f"{checkpoint['data']['name']} {checkpoint['data']['fingerprint']}"
+        source = f"{checkpoint['data'].get('name')} {checkpoint['data'].get('fingerprint')}"
         return {**settings, **checkpoint["config"], "seed": checkpoint["seed"], "data": source}
 
 
@@ -253,8 +253,8 @@ def start_run(
     about = {"model": name, "config": config, "data": data, "seed": seed, "settings": settings}
     run = run_class(root / "models", about, parts, set(may_change), suffix)
     with nullcontext() if rank() else run_lock(run.folder, name):
-        run.start(resume)
         try:
+            run.start(resume)
             yield run
         except KeyboardInterrupt as stop:
             after = f"after epoch {len(run.history)}" if run.history else "from the beginning"
@@ -271,7 +271,7 @@ def _read(path):
     """The content of a checkpoint, or {} where it cannot be read."""
     try:
         return load_checkpoint(path, MADE_BY)
-    except (UserError, KeyError):
+    except UserError:
         return {}
 
 
@@ -283,10 +283,11 @@ def count_since_best(history: list[dict]) -> int:
 
 def epoch_line(history: list[dict]) -> str:
     """The log's line of the last epoch of the history; a * says that its model was saved."""
-    epoch, *metrics = history[-1].items()
-    fields = [f"{key.replace('_', ' ').title().replace('Kl', 'KL')}: {value:.6f}" for key, value in metrics]
+    metrics = dict(history[-1])
+    epoch = metrics.pop("epoch")
+    fields = [f"{key.replace('_', ' ').title().replace('Kl', 'KL')}: {value:.6f}" for key, value in metrics.items()]
     star = " *" if count_since_best(history) == 0 else ""
-    return ", ".join([f"Epoch: {epoch[1]}", *fields]) + star
+    return ", ".join([f"Epoch: {epoch}", *fields]) + star
 
 
 def last_lines(best: dict, path: Path) -> list[str]:

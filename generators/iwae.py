@@ -42,17 +42,17 @@ class ImportanceWeightedAutoEncoder(VariationalAutoEncoder):
         with torch.no_grad():
             recon = torch.stack([self.negative_log_likelihood(z, xs) for z in zs])  # (K, B)
             log_w = -recon - log_ratio(zs, mu, sigma)
+            bound = math.log(samples) - log_w.logsumexp(dim=0)
+            kl = kl_divergence(Normal(mu, sigma, validate_args=False), Normal(0.0, 1.0)).sum(dim=1)
+            parts = {"bound": bound, "surrogate": bound, "recon": recon.mean(dim=0), "kl": kl}
+            if not self.training:
+                return parts
             weights = log_w.softmax(dim=0).nan_to_num(1.0)  # of a loss that is not finite the run says more
             chosen = weights.T.multinomial(1)  # (B, 1)
         z = zs[chosen[:, 0], torch.arange(len(xs), device=xs.device)]  # (B, D)
         z = z.detach() + weights.T.gather(1, chosen) * (z - z.detach())
         surrogate = self.negative_log_likelihood(z, xs) + log_ratio(z, mu.detach(), sigma.detach())
-        return {
-            "bound": math.log(samples) - log_w.logsumexp(dim=0),
-            "surrogate": surrogate,
-            "recon": recon.mean(dim=0),
-            "kl": kl_divergence(Normal(mu, sigma, validate_args=False), Normal(0.0, 1.0)).sum(dim=1),
-        }
+        return {**parts, "surrogate": surrogate}
 
     def negative_log_likelihood(self, zs: torch.Tensor, xs: torch.Tensor) -> torch.Tensor:
         """-log p(x|z) of binarized images (B, ...) for latent vectors (B, D), in nats: (B,)."""

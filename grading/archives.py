@@ -87,9 +87,10 @@ def _choose(names, wanted):
         raise UserError(f"it holds more than {MAX_ENTRIES} files")
     folders = {}  # {what stands before models/, vis/ and log/: {wanted file: its name}}
     for name in names:
-        *folder, parent, file = ["", *PurePosixPath(name.replace("\\", "/")).parts]  # some of Windows write \
-        if f"{parent}/{file}" in wanted:
-            folders.setdefault(tuple(folder), {})[f"{parent}/{file}"] = name
+        parts = PurePosixPath(name.replace("\\", "/")).parts  # some programs of Windows write \
+        file = "/".join(parts[-2:])
+        if file in wanted:
+            folders.setdefault(parts[:-2], {})[file] = name
     if not folders:
         raise UserError("it holds no models/, vis/ and log/ of this project")
     return max(folders.items(), key=lambda item: (len(item[1]), -len(item[0])))[1]

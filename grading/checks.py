@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError
+from common.run import count_since_best
 from data import create_flower_dataloaders, create_mnist_dataloaders
+from datasets.images import ImageDataset, make_loaders
 from grading.evidence import check_figures, describe_figure, problem_of_log
 from grading.losses import MAX_EPOCHS, check_retrained, mean_image_loss, problem_of_losses, recompute
 from trained.loading import load_model, name_model
@@ -21,6 +23,7 @@ from trained.registry import MODELS, checkpoint_file, root_flag, training_comman
 
 NOT_CHECKED = "not checked, for what fails above"
 BATCH = 256  # images at once, as in validation
+FEW = 5000  # training digits: their loss is compared to within 5 %, and all 55,000 would take half a minute
 MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"
 CNN = "3x24x24 -> 32x12x12 -> 64x6x6 -> 128x6x6 -> 64 -> 128x6x6 -> 64x6x6 -> 32x12x12 -> 3x24x24"
 GRIDS = ("train", "valid", "random")
@@ -79,8 +82,11 @@ def plan(name: str) -> dict[str, str]:
 def find_images(data: str, root: str | None) -> tuple[tuple | None, str]:
     """(the loaders of the real "flowers" or "MNIST", or None where they are not in the folder; why they are not)."""
     try:
-        create = create_flower_dataloaders if data == "flowers" else create_mnist_dataloaders
-        return create(BATCH, root, data="real"), ""
+        if data == "flowers":
+            return create_flower_dataloaders(BATCH, root, data="real"), ""
+        train, valid, test = (loader.dataset for loader in create_mnist_dataloaders(BATCH, root, data="real"))
+        few = ImageDataset(train.images[:FEW], train.labels[:FEW], train.info)
+        return make_loaders(BATCH, few, valid, test), ""
     except UserError as error:
         reason = re.split(r"\. Name|: put", str(error))[0]  # its advice names the flags of other scripts
         return None, f"{reason} (--{data.lower()} names the folder)"
@@ -119,6 +125,11 @@ def check_history(checkpoint: dict) -> None:
     best = min(history, key=lambda row: row["valid_loss"])
     if any(checkpoint[key] != value for key, value in best.items()):
         raise UserError(f"it claims to be epoch {checkpoint['epoch']}, its history's best is epoch {best['epoch']}")
+    planned = checkpoint["settings"].get("epochs")
+    patience = checkpoint["settings"].get("patience")
+    stopped_early = count_since_best(history) >= patience
+    if len(history) > planned or len(history) < planned and not stopped_early:
+        raise UserError(f"its settings say {planned} epochs and a patience of {patience}, it has {len(history)} epochs")
     if MODELS[checkpoint["model"]].data == "MNIST" and "test_loss" not in checkpoint:
         raise UserError("it lacks the test after its training, which --resume adds")
 
@@ -190,8 +201,13 @@ def check_losses(model, checkpoint: dict, root: Path, loaders) -> dict[str, tupl
 def compare(losses: dict, other: str, root: Path, loaders) -> tuple[bool, str]:
     """(whether losses are below another model's, on both splits; which they are)."""
     try:
-        others, _ = recompute(*load_model(other, root), loaders)
-    except (UserError, ValueError) as error:  # ValueError: it is for images of another size
+        model, checkpoint = load_model(other, root)
+        check_history(checkpoint)
+        problem = problem_of_data(checkpoint["data"], loaders[0].dataset.info)
+        if problem:
+            return False, f"{other} was {problem}"
+        others, _ = recompute(model, checkpoint, loaders)
+    except (UserError, TypeError) as error:
         return False, f"those of {other} cannot be computed ({error})"
     pairs = [(losses[split]["loss"], others[split]["loss"]) for split in losses]
     text = ", ".join(f"{ours:.6f} against {theirs:.6f}" for ours, theirs in pairs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from common import PROJECT
+from common import PROJECT, UserError
 from common.run import SPLITS, Run
 from main import choose_loss
 from trained.loading import load_model
@@ -98,8 +98,11 @@ def check_retrained(checkpoint: dict, data_root: str | None) -> tuple[bool, str]
         argv = [sys.executable, *command, *argv, "--data", "real", "--output-root", folder]
         training = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True)
         if training.returncode:
-            return False, training.stderr.splitlines()[-1]
-        _, best = load_model(name, Path(folder))
+            return False, (training.stderr.splitlines() or [f"it ended with status {training.returncode}"])[-1]
+        try:
+            _, best = load_model(name, Path(folder))
+        except UserError as error:
+            return False, str(error)
     trained = {**best["settings"], **best["config"], "seed": best["seed"]}
     different = [f"{setting} {value}" for setting, value in claimed.items() if trained.get(setting) != value]
     if different:

@@ -50,8 +50,11 @@ def _rebuild_torch(build, config, state_dict):
 
 def _rebuild_mlp(build, config, state_dict):
     check_types(state_dict, {"encoder": list, "decoder": list})
+    arrays = [*state_dict["encoder"], *state_dict["decoder"]]
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        raise ValueError("its weights are not arrays")
     height, width = config["image_size"]
-    if np.shape(state_dict["encoder"][0]) != (256, 3 * height * width):  # before memory is allocated for that many
+    if arrays[0].shape != (256, 3 * height * width):  # before memory is allocated for that many
         raise ValueError(f"its layers are not for images of {height}x{width}")
     model = build(**config)
     model.load_state_dict(state_dict)
@@ -66,7 +69,6 @@ def _check(entry: Entry, checkpoint: dict) -> None:
         raise ValueError(f"its configuration is {', '.join(config)}, expected {', '.join(entry.config)}")
     check_types(config, entry.config)
     check_types(data, DATA)
-    check_types(checkpoint, {"seed": int})
     if checkpoint["seed"] < 0:
         raise ValueError("its seed is negative")
     if entry.data == "flowers" and not (type(data.get("split_seed")) is int and data["split_seed"] >= 0):

@@ -109,6 +109,7 @@ def test_the_lines_of_the_log_by_hand():
     assert f"{entropy / 2:.2f} nats" in describe_grey(torch.tensor([[[[0.25, 1.0, 0.0]]], [[[1.0, 1.0, 0.0]]]]))
 
 
+@pytest.mark.xdist_group("trained_flowers")
 def test_the_bound_of_photographs_is_that_of_a_gaussian_decoder(trained_flowers, tiny_flowers, tmp_path):
     sizes = ["--image-size", 12, "--encoding-dim", 8, "--epochs", 1]
     logged(variance.main, *sizes, "--data-root", tiny_flowers, "--output-root", tmp_path)

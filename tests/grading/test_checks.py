@@ -368,7 +368,7 @@ def test_with_other_images_or_none_no_loss_is_computed(name, hand_in, failures, 
 @pytest.mark.parametrize(
     ("name", "change", "passed", "words"),
     [
-        ("AE", {}, True, "^validation loss .*, claimed "),
+        ("MLPAE", {}, True, "^validation loss .*, claimed "),
         ("MLPAE", {"lr": 1e-4}, False, "^validation loss .*, claimed "),
         ("MLPAE", {"processes": 2}, False, "no flag sets processes 2$"),
         ("MLPAE", {"epochs": 10**12}, False, "1 to 1000 epochs"),
