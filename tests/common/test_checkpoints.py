@@ -13,7 +13,14 @@ from common import UserError
 from common.checkpoints import atomic_write, load_checkpoint, run_lock, save_checkpoint
 
 ROW = {"epoch": 1, "train_loss": 0.5, "valid_loss": 0.25}
-CHECKPOINT = {"model": "Toy", "config": {"size": [1, 2]}, "data": {"name": "x"}, "settings": {}, "history": [ROW]}
+CHECKPOINT = {
+    "model": "Toy",
+    "config": {"size": [1, 2]},
+    "data": {"name": "x"},
+    "settings": {},
+    "seed": 0,
+    "history": [ROW],
+}
 
 
 def test_a_write_that_is_interrupted_or_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):

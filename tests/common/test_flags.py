@@ -21,9 +21,6 @@ def test_flags_have_their_types_and_defaults():
     expected = {"epochs": 2**63 - 1, "seed": 0, "lr": 0.001, "batch_size": 4, "resume": True, "data": "auto"}
     args = make_parser().parse_args(argv)
     assert vars(args).items() > {**expected, "output_root": Path("new")}.items()
-    args.beta = None
-    flags.set_defaults(args, {"lr": 0.5, "beta": 2.0})  # those that were left out
-    assert (args.lr, args.beta) == (0.001, 2.0)
 
 
 WRONG = [

@@ -271,12 +271,21 @@ def test_a_checkpoint_of_odd_content_fails_in_its_row(name, change, words, hand_
     assert {(row.passed, row.finding) for row in rest} == {(False, NOT_CHECKED)}
 
 
+def test_a_run_that_was_cut_fails(hand_in, failures):
+    root = hand_in("AE")
+    checkpoint = best_checkpoint(root, "AE")
+    first = checkpoint["history"][:1]
+    failed = failures(save(root, "AE", {**checkpoint, **first[0], "history": first}), "AE")
+    assert "its settings say 2 epochs and a patience of 20, it has 1" in failed["models/BestModel_AE.pth"]
+
+
 def test_other_layers_and_more_epochs_fail(hand_in, failures):
     root = hand_in("AE")
     checkpoint = best_checkpoint(root, "AE")
     last = checkpoint["history"][-1]
     history = [*checkpoint["history"], *({**last, "epoch": epoch, "valid_loss": 750.0} for epoch in range(3, 26))]
     changed = {"config": {**checkpoint["config"], "encoding_dim": 128}, "state_dict": Autoencoder(128).state_dict()}
+    changed["settings"] = {**checkpoint["settings"], "epochs": 25}
     failed = failures(save(root, "AE", {**checkpoint, **changed, "history": history}), "AE")
     assert failed.keys() == {"log/train_AE.txt", "layers", "epochs"}
     assert failed["epochs"] == "25"
