@@ -27,13 +27,13 @@ from common import UserError, printable
 
 ENTRIES = {
     "model": str,
-    "seed": int,
     "config": dict,
     "data": dict,
     "settings": dict,
     "history": list,
     "state_dict": dict,
-, "seed": int}
+    "seed": int,
+}
 WEIGHTS = ("state_dict", "raw_state_dict", "averaged", "optimizer", "scheduler")  # entries that hold arrays or tensors
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights in a .pth file
