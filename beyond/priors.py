@@ -49,7 +49,10 @@ def parse_args(argv=None):
     text = "factor on the random latent vectors"
     parser.add_argument("--temperature", metavar="X", type=positive_float, default=1.0, help=text)
     add_data_flags(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.interpolate and (args.n, args.seed, args.temperature) != (60, 0, 1.0):
+        parser.error("argument --interpolate: not together with --n, --seed or --temperature, its pairs are fixed")
+    return args
 
 
 def fit_prior(sampler: str, codes: torch.Tensor):

@@ -49,6 +49,8 @@ def parse_args(argv=None):
         parser.error(f"argument --zip: expected NAME.zip, found {args.zip}")
     if args.force and not args.zip:
         parser.error("argument --force: there is nothing to force without --zip")
+    if args.tables and (args.retrain or args.model != names):
+        parser.error("argument --tables: not together with --model or --retrain, it prints all and checks nothing")
     if args.csv and not args.hand_ins:
         parser.error("argument --csv: it is for the points of --hand-ins")
     if args.output_root != PROJECT and (args.zip or args.hand_ins):
