@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from common.distributed import rank_0_first
 from datasets import mnist
 from datasets.flowers import find_photographs, read_photographs, synthetic_photographs
 from datasets.images import ImageDataset, describe_data, make_loaders, name_folder
@@ -72,7 +73,8 @@ def create_mnist_dataloaders(
     where B is batch_size in training, else at least 256. transform is applied to training images.
     Raises UserError where a file is damaged, or missing and cannot be downloaded.
     """
-    folder = mnist.find_mnist(root, data)
+    with rank_0_first():  # it may have to download them
+        folder = mnist.find_mnist(root, data)
     if folder is None:
         images, labels = make_digits()
         images, test_images = images[:SYNTHETIC_TRAIN], images[SYNTHETIC_TRAIN:]

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from common import UserError
-from common.distributed import data_parallel, init_distributed, rank, rank_0_first
+from common.distributed import data_parallel, init_distributed, rank
 from common.figures import plot_latent_space, plot_reconstructions, plot_samples
 from common.flags import (
     MNIST_HELP,
@@ -196,8 +196,7 @@ def main(argv=None, run_class: type[Run] = Run):
     """Train and plot; returns the losses of each epoch. run_class: a subclass of Run, as beyond/film.py has one."""
     args = parse_args(argv)
     device = init_distributed(args.device)
-    with rank_0_first():  # it may have to download them
-        loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
+    loaders = create_mnist_dataloaders(args.batch_size, args.data_root, args.data)
     info = loaders[0].dataset.info
     root = choose_output_root(args.output_root, info)
     log(data_line(*loaders))

@@ -24,7 +24,7 @@ from data import create_mnist_dataloaders
 from datasets.images import choose_output_root, data_line, shift
 from generators.completion import QUADRANTS, given_pixels
 from main import HIDDEN_SIZE, PATIENCE, Losses, train
-from trained.loading import load_model, name_model, name_source
+from trained.loading import check_images, load_model, name_model, name_source
 from trained.registry import MODELS
 
 LATENT_SIZE = 50  # of the CVAE
@@ -89,7 +89,7 @@ def evaluate(model, checkpoint: dict, test_set, quadrants: int, samples: int, se
 
     Raises UserError where the model was trained on other images.
     """
-    likelihood.check_digits(test_set, checkpoint["data"])
+    check_images(test_set, checkpoint)
     likelihood.log_subject(test_set, checkpoint)
     losses = CompletionLosses(quadrants)
     images = test_set[:][0]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.distributions import Normal
 
-from beyond.likelihood import check_digits, find_digits
+from beyond.likelihood import find_digits
 from beyond.priors import SAMPLERS, fit_prior, sample_latents
 from common.figures import plot_samples
 from common.flags import MNIST_HELP, add_data_flags, make_parser, natural_int, number
@@ -20,7 +20,7 @@ from common.process import run_script
 from datasets.images import ImageDataset, choose_output_root
 from main import BETAS, SAMPLES, picture_path, plot_pictures, plot_random_digits, random_latents, title_of
 from model import CLASSES, sample
-from trained.loading import load_model, plot_loss_curves
+from trained.loading import check_images, load_model, plot_loss_curves
 from trained.registry import MODELS
 from trained.sampling import BATCH, check_finite, decode
 
@@ -96,7 +96,7 @@ def main(argv=None):
     if args.labels:
         plot_labels(model, checkpoint, args.labels, args.seed, picture_path(root, checkpoint, "labels"))
     if args.sampler:
-        check_digits(train_set, checkpoint["data"])
+        check_images(train_set, checkpoint)
         plot_sampler(args.sampler, model, checkpoint, train_set, args.seed, root)
     if args.model == "VAE" and checkpoint["config"]["latent_size"] == 2:
         title = f"{title_of(checkpoint)}, trained on {checkpoint['data']['name']}"

@@ -29,7 +29,7 @@ from datasets.images import ImageDataset
 from generators.iwae import log_ratio
 from generators.variance import LearnedVariance, gaussian_nll
 from main import Losses
-from trained.loading import load_model, load_photographs, name_model
+from trained.loading import check_images, load_model, load_photographs, name_model
 from trained.registry import MODELS, Entry
 
 VAES = ["VAE", "VAE_learned", "MNIST_VAE", "MNIST_CVAE", IWAE]
@@ -142,17 +142,6 @@ def find_digits(trained: dict, data: str = "auto", data_root=None) -> tuple[Imag
     return train_loader.dataset, test_loader.dataset
 
 
-def check_digits(dataset: ImageDataset, trained: dict) -> None:
-    """Raise UserError unless these digits are some of those that a model was trained on; trained: its data."""
-    present = dataset.info
-    if present["fingerprint"] != trained["fingerprint"]:
-        raise UserError(
-            f"the model was trained on {trained['name']} with the fingerprint {trained['fingerprint']},"
-            f" found {present['name']} with the fingerprint {present['fingerprint']}:"
-            " name the right folder with --data-root or --data, or train the model again"
-        )
-
-
 def describe_estimate(estimate: Estimate, samples: int, dims: int | None = None) -> list[str]:
     """Lines for the log; dims: numbers of an image, for bits per dimension, where p(x) is a density of grey levels."""
     nll, distortion, rate = (part.double().mean().item() for part in estimate)
@@ -209,7 +198,7 @@ def main(argv=None):
         lines = describe_estimate(estimate, args.samples, dims=held_out.images[0].numel())
     else:
         _, test_set = find_digits(checkpoint["data"], args.data, args.data_root)
-        check_digits(test_set, checkpoint["data"])
+        check_images(test_set, checkpoint)
         log_subject(test_set, checkpoint)
         if args.model == IWAE:
             test_set.images = binarize(test_set.images)

@@ -127,7 +127,7 @@ def name_source(shown: dict, checkpoint: dict) -> str:
     return f"{shown['name']}\n(not the images it was trained on: {trained['name']})"
 
 
-def find_loaders(trained: dict, data: str = "auto", data_root=None, otherwise: str = "auto", batch_size: int = 1):
+def find_loaders(trained: dict, data: str = "auto", data_root=None, otherwise: str = "auto"):
     """(train loader, validation loader) of photographs, of the size and with the split that a model was trained on.
 
     trained: its checkpoint's data; data and data_root: as flags; otherwise: takes the place of "auto", except for a
@@ -136,18 +136,23 @@ def find_loaders(trained: dict, data: str = "auto", data_root=None, otherwise: s
     if data == "auto":
         data = "synthetic" if is_synthetic(trained) and not data_root else otherwise
     height, width = trained["image_size"]
-    return create_flower_dataloaders(batch_size, data_root, width, height, data, trained["split_seed"])
+    return create_flower_dataloaders(1, data_root, width, height, data, trained["split_seed"])
 
 
 def load_photographs(checkpoint: dict, data: str = "auto", data_root=None) -> tuple[ImageDataset, ImageDataset]:
     """The training and the held-out photographs of a checkpoint. Raises UserError where these are not here."""
+    train_loader, valid_loader = find_loaders(checkpoint["data"], data, data_root, "real")
+    check_images(train_loader.dataset, checkpoint)
+    return train_loader.dataset, valid_loader.dataset
+
+
+def check_images(dataset: ImageDataset, checkpoint: dict) -> None:
+    """Raise UserError unless these images are some of those that a model was trained on."""
     trained = checkpoint["data"]
-    train_loader, valid_loader = find_loaders(trained, data, data_root, "real")
-    here = train_loader.dataset.info
-    if here["fingerprint"] != trained["fingerprint"]:
-        expected, present = (f"{info['name']} with the fingerprint {info['fingerprint']}" for info in (trained, here))
+    present = dataset.info
+    if present["fingerprint"] != trained["fingerprint"]:
         raise UserError(
-            f"{checkpoint['model']} was trained on {expected}, found {present}:"
+            f"the model {checkpoint['model']} was trained on {trained['name']} with the fingerprint"
+            f" {trained['fingerprint']}, found {present['name']} with the fingerprint {present['fingerprint']}:"
             " name the right folder with --data-root or --data, or train the model again"
         )
-    return train_loader.dataset, valid_loader.dataset
