@@ -42,8 +42,8 @@ def create_flower_dataloaders(
     reads, at any depth. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is
     named and ./flowers does not exist. Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1]
     and int64 (B,), where B is batch_size in training and at least 256 in validation. transform, `mirror` for example,
-    is applied to training images. Raises UserError where root is missing, holds no class, an empty class, or fewer than
-    two images.
+    is applied to training images. Files that are not readable images are skipped with one warning. Raises UserError
+    where root is missing, or holds fewer than two images.
     """
     folder = find_photographs(root, data)
     if folder is None:
@@ -67,24 +67,24 @@ def create_mnist_dataloaders(
     """MNIST: 55,000 digits to train on (in a new random order each epoch), the last 5,000 of the training file to
     validate on, and the official 10,000 to test on (both in fixed order).
 
-    root, or ./mnist in the project's folder, holds MNIST/raw/, as torchvision lays it out; where a file is missing, all
-    are downloaded. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is named
-    and the download fails. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,) from 0 to 9,
-    where B is batch_size in training, else at least 256. transform is applied to training images.
+    root, or ./mnist in the project's folder, holds the four files, in raw/, in MNIST/raw/ or itself; where there are
+    none, they are downloaded. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no
+    root is named and the download fails. Batches are (images, labels): float32 (B, 1, 28, 28) in [0, 1] and int64 (B,)
+    from 0 to 9, where B is batch_size in training, else at least 256. transform is applied to training images.
     Raises UserError where a file is damaged, or missing and cannot be downloaded.
     """
     with rank_0_first():  # it may have to download them
-        folder = mnist.find_mnist(root, data)
-    if folder is None:
+        files = mnist.find_mnist(root, data)
+    if files is None:
         images, labels = make_digits()
         images, test_images = images[:SYNTHETIC_TRAIN], images[SYNTHETIC_TRAIN:]
         labels, test_labels = labels[:SYNTHETIC_TRAIN], labels[SYNTHETIC_TRAIN:]
     else:
-        images, labels = mnist.read_mnist(folder, "train")
-        test_images, test_labels = mnist.read_mnist(folder, "t10k")
-    name = "MNIST" if folder else "synthetic digits"
+        images, labels = mnist.read_mnist(files, "train")
+        test_images, test_labels = mnist.read_mnist(files, "t10k")
+    name = "MNIST" if files else "synthetic digits"
     info = describe_data(name, map(str, range(10)), [images, test_images], [labels, test_labels])
-    if folder and info["fingerprint"] != mnist.FINGERPRINT:
+    if files and info["fingerprint"] != mnist.FINGERPRINT:
         info["name"] = "MNIST-like images"  # fewer, or of clothes: the files do not say what they show
     cut = len(images) - max(1, len(images) // MNIST_VALID)
     train = ImageDataset(images[:cut], labels[:cut], info, transform)

@@ -104,10 +104,11 @@ class Decoder(nn.Module):
         """Latent vectors (B, latent_size); otherinputs: ys, labels (B,), for "CVAE" alone. Raises TypeError for any
         other name, and where the labels are missing."""
         if self.decode_type == "CVAE":
-            zs = with_label(zs, otherinputs.pop("ys", None))  # (B, latent_size + CLASSES)
-        refuse_unknown(
-            f"Decoder of {self.decode_type}", otherinputs, "ys" if self.decode_type == "CVAE" else "zs alone"
-        )
+            ys = otherinputs.pop("ys", None)
+            refuse_unknown("Decoder of CVAE", otherinputs, "zs and ys=labels")
+            zs = with_label(zs, ys)  # (B, latent_size + CLASSES)
+        else:
+            refuse_unknown(f"Decoder of {self.decode_type}", otherinputs, "zs alone")
         logits = self.decoder(zs)  # (B, x_dim)
         return torch.sigmoid(logits.clamp(*LOGIT_RANGE))
 

@@ -62,7 +62,7 @@ def generate_diffusion(
     model, checkpoint: dict, count: int, seed: int, species: str | None, guidance: float, root: Path
 ) -> torch.Tensor:
     """Sample and plot images of the diffusion model, of one species or of all; returns them (count, 3, H, W)."""
-    label = find_label(species, checkpoint["data"]["classes"])
+    label = find_label(species, checkpoint["data"]["classes"], model.class_prior)
     images = sample_diffusion(model, count, seed, label, guidance=guidance)
     name = f"random_images_DDPM_{species}" if species else "random_images_DDPM"
     title = f"{title_of(checkpoint)}: {species or 'all species'}, guidance {guidance:g}, seed {seed}"
@@ -72,12 +72,14 @@ def generate_diffusion(
     return images
 
 
-def find_label(species: str | None, classes: list[str]) -> int | None:
-    """The number of a species. Raises UserError where the model knows no species of that name."""
+def find_label(species: str | None, classes: list[str], class_prior: list[float]) -> int | None:
+    """The number of a species; class_prior: the share of each in the training images. Raises UserError where the model
+    was trained on no image of that species."""
     if species is None:
         return None
-    if species not in classes:
-        raise UserError(f"argument --label: the model was not trained on {species}; it knows {', '.join(classes)}")
+    known = [name for name, share in zip(classes, class_prior, strict=True) if share > 0]
+    if species not in known:
+        raise UserError(f"argument --label: the model was not trained on {species}; it knows {', '.join(known)}")
     return classes.index(species)
 
 

@@ -11,6 +11,7 @@ GAN, the diffusion model (DDPM) and the classifier of species by which their ima
 Writes models/BestModel_<M>.pth, models/LastModel_<M>.pth and vis/loss_<M>.png.
 """
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -126,13 +127,19 @@ def augment(images: torch.Tensor, shifted: float) -> torch.Tensor:
 
 def make_config(name: str, encoding_dim: int | None, image_size: int, dataset) -> dict:
     """The arguments that build a model for these photographs. Raises UserError for a classifier of one class."""
-    classes = len(dataset.info["classes"])
+    species = dataset.info["classes"]
+    classes = len(species)
+    counts = torch.bincount(dataset.labels, minlength=classes)
     if MODELS[name].classifies and classes < 2:
-        raise UserError(f"a classifier needs 2 or more classes, found {', '.join(dataset.info['classes'])} alone")
+        raise UserError(f"a classifier needs 2 or more classes, found {', '.join(species)} alone")
+    missing = [species[label] for label in range(classes) if not counts[label]]
+    if missing and MODELS[name].needs_labels:
+        reason = "all of its images are held out to validate on"
+        warnings.warn(f"{name} does not learn {', '.join(missing)}: {reason}; add images", stacklevel=2)
     available = {
         "encoding_dim": encoding_dim,
         "classes": classes,
-        "class_prior": (torch.bincount(dataset.labels, minlength=classes) / len(dataset)).tolist(),
+        "class_prior": (counts / len(dataset)).tolist(),
         "img_height": image_size,
         "img_width": image_size,
     }

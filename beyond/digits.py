@@ -1,10 +1,11 @@
-"""MNIST: the pictures of a trained AE, VAE or CVAE again, without training, and further ones.
+"""MNIST: pictures of a trained AE, VAE or CVAE, without training.
 
-    python -m beyond.digits --model CVAE --labels 2 0 2 6       # these digits, in several styles
+    python -m beyond.digits --model CVAE --labels 2 0 2 6       # these digits, in several styles; needs no data
     python -m beyond.digits --model AE --sampler gmm            # latent vectors from a fitted mixture
+    python -m beyond.digits --model VAE                         # the pictures of main.py again
 
-Writes vis/loss_MNIST_<M>.png and vis/mnist_<M>_*.png as main.py does; vis/mnist_CVAE_labels.png with --labels;
-vis/mnist_<M>_samples_<sampler>.png with --sampler; and of a VAE with two latents vis/mnist_VAE_manifold.png.
+The first writes vis/mnist_CVAE_labels.png, the second vis/mnist_<M>_samples_<sampler>.png; the third also writes, of a
+VAE with two latents, vis/mnist_VAE_manifold.png.
 """
 
 from pathlib import Path
@@ -35,8 +36,9 @@ def parse_args(argv=None):
     """The flags."""
     parser = make_parser("Plot what a trained model of MNIST does.", module="beyond.digits")
     parser.add_argument("--model", choices=BETAS, required=True, help="whose checkpoint to plot")
-    parser.add_argument("--labels", metavar="DIGIT", type=digit, nargs="+", help="digits to write, for the CVAE")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="distribution of latent vectors for further random digits")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--labels", metavar="DIGIT", type=digit, nargs="+", help="digits to write, for the CVAE")
+    group.add_argument("--sampler", choices=SAMPLERS, help="distribution of latent vectors for random digits")
     parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of the random numbers")
     add_data_flags(parser, MNIST_HELP)
     args = parser.parse_args(argv)
@@ -84,25 +86,30 @@ def make_manifold(side: int) -> torch.Tensor:
     return torch.cartesian_prod(-quantiles, quantiles).flip(1)  # the first goes to the right, the second up
 
 
+def plot_manifold(model, checkpoint: dict, path: Path) -> None:
+    """Plot the digits of a grid over the plane of two latents."""
+    title = f"{title_of(checkpoint)}, trained on {checkpoint['data']['name']}"
+    title += ": z at evenly spaced quantiles of N(0, 1)"
+    plot_samples(decode(model, make_manifold(SIDE)).numpy(), path, title, columns=SIDE)
+
+
 def main(argv=None):
-    """Plot all pictures; returns the history of the training."""
+    """Plot what the flags ask for; returns the history of the training."""
     args = parse_args(argv)
     root = args.output_root
     model, checkpoint = load_model(f"MNIST_{args.model}", root)
-    train_set, test_set = find_digits(checkpoint["data"], args.data, args.data_root)
-    plot_loss_curves(checkpoint, root)
-    pictures_root = choose_output_root(root, test_set.info, checkpoint["data"])
-    plot_pictures(model, checkpoint, test_set, pictures_root, args.seed)
     if args.labels:
         plot_labels(model, checkpoint, args.labels, args.seed, picture_path(root, checkpoint, "labels"))
+        return checkpoint["history"]
+    train_set, test_set = find_digits(checkpoint["data"], args.data, args.data_root)
     if args.sampler:
         check_images(train_set, checkpoint)
         plot_sampler(args.sampler, model, checkpoint, train_set, args.seed, root)
+        return checkpoint["history"]
+    plot_loss_curves(checkpoint, root)
+    plot_pictures(model, checkpoint, test_set, choose_output_root(root, test_set.info, checkpoint["data"]), args.seed)
     if args.model == "VAE" and checkpoint["config"]["latent_size"] == 2:
-        title = f"{title_of(checkpoint)}, trained on {checkpoint['data']['name']}"
-        title += ": z at evenly spaced quantiles of N(0, 1)"
-        digits = decode(model, make_manifold(SIDE)).numpy()
-        plot_samples(digits, picture_path(root, checkpoint, "manifold"), title, columns=SIDE)
+        plot_manifold(model, checkpoint, picture_path(root, checkpoint, "manifold"))
     return checkpoint["history"]
 
 

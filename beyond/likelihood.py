@@ -16,14 +16,13 @@ from typing import NamedTuple
 
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
-from tqdm import tqdm
 
 from beyond.iwae import NAME as IWAE
 from beyond.iwae import binarize
 from common import UserError, is_synthetic
 from common.distributed import init_distributed
 from common.flags import add_data_flags, add_device_flag, make_parser, natural_int, positive_int
-from common.process import log, run_script, warn_of_waiting
+from common.process import log, progress, run_script, warn_of_waiting
 from data import create_mnist_dataloaders
 from datasets.images import ImageDataset
 from generators.iwae import log_ratio
@@ -69,7 +68,7 @@ def estimate_likelihood(
     """
     estimates = []
     torch.manual_seed(seed)
-    starts = tqdm(range(0, len(dataset), BATCH), "likelihood", unit="batch", disable=None, leave=False)
+    starts = progress(range(0, len(dataset), BATCH), "likelihood")
     with warn_of_waiting(dataset.images.device.type):
         for start in starts:
             images, labels = dataset[start : start + BATCH]

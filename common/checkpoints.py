@@ -7,6 +7,7 @@ A checkpoint is a dict of plain values; the weights are NumPy arrays in a `.pkl`
 """
 
 import contextlib
+import errno
 import io
 import os
 import pickle
@@ -37,6 +38,7 @@ ENTRIES = {
 WEIGHTS = ("state_dict", "raw_state_dict", "averaged", "optimizer", "scheduler")  # entries that hold arrays or tensors
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights in a .pth file
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of network drives; for ENOSYS filelock has another lock
 MAX_VALUES = 1_000_000  # in the other entries; a run of 10,000 epochs has 100,000
 MAX_STRING = 1000  # letters of a text in them
 
@@ -75,20 +77,26 @@ def save_checkpoint(path: Path, checkpoint: dict) -> None:
 def run_lock(folder: Path, model: str):
     """Keep other runs from writing the checkpoints of a model in a folder, and remove the half-written files of a
     killed run. The system frees the lock when the process ends, however it ends. Raises UserError where another run
-    has the lock."""
+    has the lock. A drive without locks is a warning."""
     lock = FileLock(folder / f"LastModel_{model}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         advice = "wait until it ends, or choose another folder for this one with --output-root"
-        raise UserError(f"another run is training {model} in {folder}: {advice}") from None
+        remedy = "if this command has emptied the log of that run, then its command with --resume prints it all again"
+        raise UserError(f"another run is training {model} in {folder}: {advice}; {remedy}") from None
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror})") from None
-    with lock:
+        if error.errno not in NO_LOCKS:
+            raise UserError(f"cannot write to {folder} ({error.strerror})") from None
+        problem = f"the drive of {folder} has no locks ({error.strerror})"
+        warnings.warn(f"{problem}: do not start two trainings of {model} there at once", stacklevel=4)
+    try:
         for left in folder.glob(f".*Model_{model}.p*.tmp"):
             left.unlink(missing_ok=True)
         yield
+    finally:
+        lock.release()
 
 
 def keep_copies(paths: list[Path]) -> Path | None:

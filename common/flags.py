@@ -1,8 +1,10 @@
 """The flags that several scripts share, and the types of their values."""
 
 import argparse
+import difflib
 import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,31 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action) if has_default else action.help
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers wrong arguments in two lines, and an unknown flag with the nearest known one."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        known = list(self._option_string_actions)
+        for text in args:
+            flag = text.partition("=")[0]
+            if flag.startswith("--") and not any(name.startswith(flag) for name in known):  # argparse knows beginnings
+                nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.7)
+                self.error(f"unknown flag {flag}" + (f", did you mean {nearest[0]}?" if nearest else ""))
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message):
+        required = [
+            f"{action.option_strings[-1]} {self._choices(action)}" for action in self._actions if action.required
+        ]
+        usage = " ".join([f"usage: {self.prog}", *required, "[flags]"])
+        self.exit(2, f"{usage}; --help lists them\nerror: {message}\n")
+
+    @staticmethod
+    def _choices(action):
+        return "|".join(action.choices) if action.choices else action.metavar
+
+
 def make_parser(
     description: str, defaults: dict[str, dict] | None = None, module: str | None = None
 ) -> argparse.ArgumentParser:
@@ -30,7 +57,7 @@ def make_parser(
     for model, values in (defaults or {}).items():
         flags = [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
         lines.append(f"  {model}: {', '.join(flags)}")
-    return argparse.ArgumentParser(
+    return Parser(
         f"python -m {module}" if module else None,
         description=description,
         formatter_class=HelpFormatter,

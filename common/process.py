@@ -28,26 +28,26 @@ class Terminated(KeyboardInterrupt):
 
 def run_script(main) -> None:
     """Run a script's main(): status 1 and one line for what the user can fix, 130 for Ctrl-C, 143 for SIGTERM."""
-    _set_up_process()
     where = f" in process {rank()} of {world_size()}" if world_size() > 1 else ""
-    try:
-        main()
-        sys.stdout.flush()
-        shutdown()
-    except BrokenPipeError:
-        _discard_stdout()
-    except UserError as error:
-        sys.exit(f"error{where}: {printable(error)}")
-    except OSError as error:
-        if error.filename is None:  # the user can fix a file or a folder; anything else is our own bug
-            raise
-        sys.exit(f"error{where}: cannot use {printable(error.filename)} ({error.strerror})")
-    except (MemoryError, RuntimeError) as error:
-        sys.exit(f"error{where}: {_explain(error)}")
-    except KeyboardInterrupt as stop:
-        if rank() == 0:
-            say(stop.args[0] if stop.args else "stopped")
-        sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+    with _prepared_process():
+        try:
+            main()
+            sys.stdout.flush()
+            shutdown()
+        except BrokenPipeError:
+            _discard_stdout()
+        except UserError as error:
+            sys.exit(f"error{where}: {printable(error)}")
+        except OSError as error:
+            if error.filename is None:  # the user can fix a file or a folder; anything else is our own bug
+                raise
+            sys.exit(f"error{where}: cannot use {printable(error.filename)} ({error.strerror})")
+        except (MemoryError, RuntimeError) as error:
+            sys.exit(f"error{where}: {_explain(error)}")
+        except KeyboardInterrupt as stop:
+            if rank() == 0:
+                say(stop.args[0] if stop.args else "stopped")
+            sys.exit(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
 
 
 def _explain(error):
@@ -60,9 +60,15 @@ def _explain(error):
     raise error
 
 
-def _set_up_process():
-    """Signals, warnings, and standard streams that may be closed or of another encoding."""
-    signal.signal(signal.SIGTERM, _terminate)
+@contextmanager
+def _prepared_process():
+    """Signals, warnings, and standard streams that may be closed or of another encoding. In a notebook, where the
+    process lives on after `%run`, all is put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if handler in (signal.default_int_handler, signal.SIG_DFL):  # not where a shell's `nohup` ignores it
+            signal.signal(number, _stop)
+    format_warning = warnings.formatwarning
     warnings.formatwarning = lambda message, *_: f"warning: {printable(message)}\n"
     if rank():
         warnings.simplefilter("ignore")  # rank 0 warns
@@ -71,10 +77,20 @@ def _set_up_process():
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may have letters that the terminal lacks
+    try:
+        yield
+    finally:
+        if hasattr(sys, "ps1"):  # a prompt, as of IPython, to which the process returns
+            warnings.formatwarning = format_warning
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
-def _terminate(*_):
-    raise Terminated
+def _stop(number, _):
+    """Stop the script by the first signal, and ignore all that follow, while it says how to continue and ends."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def log(line: str) -> None:
@@ -93,6 +109,19 @@ def log(line: str) -> None:
         raise UserError(f"cannot write the log to standard output ({error.strerror})") from None
 
 
+def progress(batches, what: str) -> tqdm:
+    """The batches with a progress bar on standard error, where that is a terminal."""
+    rows = 20  # tqdm would hide the bar of a terminal that reports 0 rows
+    return tqdm(batches, what, unit="batch", leave=False, disable=rank() > 0 or not _has_terminal(), nrows=rows)
+
+
+def _has_terminal():
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is no standard error, or it is closed
+        return False
+
+
 def say(text: str) -> None:
     """Write a message to standard error; where that is impossible, the script continues without it."""
     with suppress(AttributeError, OSError, ValueError):  # there is none, it is full, it is closed
@@ -101,7 +130,8 @@ def say(text: str) -> None:
 
 
 def _discard_stdout():
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+    with suppress(AttributeError, OSError, ValueError):  # not every stream has a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
 
 
 @contextmanager

@@ -23,12 +23,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from common import PROJECT, UserError, is_synthetic
 from common.checkpoints import keep_copies, load_checkpoint, run_lock, save_checkpoint
 from common.distributed import all_reduce_sum, broadcast, rank, world_size
-from common.process import log, say, seed_everything, warn_of_waiting
+from common.process import log, progress, say, seed_everything, warn_of_waiting
 
 MADE_BY = "a new training run"
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
@@ -67,7 +66,7 @@ class Run:
         self.where = SPLITS[split] if split == "test" else f"epoch {epoch}, {SPLITS[split]}"
         self.sums = {}
         self.image_count = 0
-        self.bar = tqdm(loader, self.where, unit="batch", leave=False, disable=rank() > 0 or None, dynamic_ncols=True)
+        self.bar = progress(loader, self.where)
         with self.bar, warn_of_waiting(loader.dataset.images.device.type):
             for number, (images, labels) in enumerate(self.bar, 1):
                 self.batch = number
@@ -177,7 +176,9 @@ class Run:
             if best.get("history") and "epoch" in best:
                 kept = f"{best['model']}, epoch {best['epoch']}, validation loss {best['valid_loss']:.6g}"
                 kept += f", trained on {trained_on}"
-            say(f'kept, because this run will replace it: {kept}; --output-root "{folder}" uses it')
+            look = f'visualization.py (of digits beyond.digits) with --output-root "{folder}" shows it'
+            back = f'cp "{folder}"/models/* "{self.folder}" takes it back'
+            say(f"kept, because this run will replace it: {kept}; {look}, and {back}")
 
     def _resume(self):
         """Load the last state and write the log of its epochs again; where there is none, the run starts."""

@@ -6,13 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common import UserError
 from datasets import find_folder
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
 
 DECODE_CHUNK = 8  # images that a thread decodes at a time
+MAX_NAMES = 5  # files that a warning names
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # how such files begin, behind 4 bytes
 MAX_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
 
 
@@ -33,10 +35,39 @@ def synthetic_photographs(height: int, width: int, split_seed: int):
 
 def read_photographs(root: Path, height: int, width: int, split_seed: int):
     """(images, uint8 (N, 3, height, width); labels, int64 (N,); names of the classes), in an order that depends only on
-    the names of the files and the seed. Raises UserError for a folder that cannot be trained on."""
-    files = _list_images(root)
-    classes = list(dict.fromkeys(map(_class_of, files)))
-    files = [files[i] for i in np.random.default_rng(split_seed).permutation(len(files))]
+    the names of the readable images and on the seed.
+
+    A class is a folder with at least one readable image. One warning names the files and the folders that are skipped.
+    Raises UserError for a folder that cannot be trained on.
+    """
+    folders = _list_folders(root)
+    listed = [name for folder in folders if not folder.startswith(".") for name in _list_files(root, folder)]
+    files = _shuffle(listed, split_seed)
+    images, problems = _decode(root, files, height, width)
+    if problems:  # a split of the readable images alone, as if the others were not there
+        files = _shuffle([file for file in listed if file not in problems], split_seed)
+        images, _ = _decode(root, files, height, width)
+    classes = sorted(set(map(_class_of, files)))
+    _warn_of_skipped(root, listed, problems, [folder for folder in folders if folder not in classes])
+    if len(files) < 2:
+        problem = f"{root} holds {len(files)} readable image(s), need 2 or more to train and to validate on"
+        raise UserError(f"{problem}. Images belong into one sub-folder per class")
+    if len(classes) == 1:
+        _warn_of_depth(root, files)
+    labels = np.array([classes.index(_class_of(file)) for file in files], np.int64)
+    return images, labels, classes
+
+
+def _class_of(file):
+    return file.partition("/")[0]
+
+
+def _shuffle(files, seed):
+    return [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
+
+
+def _decode(root, files, height, width):
+    """(uint8 (N, 3, height, width), {file: what is wrong with it} of those that are not readable images)."""
     images = np.empty((len(files), 3, height, width), np.uint8)
     problems = {}
 
@@ -45,7 +76,7 @@ def read_photographs(root: Path, height: int, width: int, split_seed: int):
             try:
                 image = open_photograph(root / files[i], height, width)
             except UserError as error:
-                problems[i] = f"{root / files[i]} ({error})"
+                problems[files[i]] = error
             else:
                 images[i] = to_array(image, height, width)
 
@@ -53,39 +84,43 @@ def read_photographs(root: Path, height: int, width: int, split_seed: int):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # open_photograph has a lower limit
         # Pillow decodes outside the interpreter's lock; a Ctrl-C waits for the chunks that are begun
         list(pool.map(decode_chunk, range(0, len(files), DECODE_CHUNK)))
-    labels = np.array([classes.index(_class_of(file)) for file in files], np.int64)
+    return images, problems
+
+
+def _warn_of_skipped(root, listed, problems, folders):
+    """One warning for all files that are not readable images and all folders without one."""
+    skipped = []
     if problems:
-        skipped = sorted(problems.values())
-        names = ", ".join(skipped[:5]) + (f" and {len(skipped) - 5} more" if len(skipped) > 5 else "")
-        warnings.warn(f"skipped {len(skipped)} of {len(files)} files, not readable images: {names}", stacklevel=3)
-        readable = [i for i in range(len(files)) if i not in problems]
-        images, labels = images[readable], labels[readable]
-    _check(root, classes, labels)
-    return images, labels, classes
+        names = [f"{root / file} ({problems[file]})" for file in sorted(problems)[:MAX_NAMES]]
+        more = f" and {len(problems) - MAX_NAMES} more" if len(problems) > MAX_NAMES else ""
+        skipped.append(f"{len(problems)} of {len(listed)} files, not readable images: {', '.join(names)}{more}")
+    if folders:
+        skipped.append(f"the folders without a readable image {', '.join(folders)}")
+    if skipped:
+        warnings.warn(f"skipped {'; '.join(skipped)}", stacklevel=4)
 
 
-def _class_of(file):
-    return file.partition("/")[0]
+def _warn_of_depth(root, files):
+    """Warn where all images are of one class because the folders of the classes lie deeper."""
+    below = {Path(file).parent for file in files}
+    above = {folder.parent for folder in below}
+    if len(below) > 1 and len(above) == 1:
+        deep = root / above.pop()
+        advice = f"if the folders in {deep} are the classes, use --data-root {deep}"
+        warnings.warn(f"all images are of one class; {advice}", stacklevel=4)
 
 
-def _list_images(root):
-    """["class/name", ...], sorted by name wherever it runs."""
+def _list_folders(root):
+    """The names of the folders in root, sorted."""
     try:
-        folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path.name for path in root.iterdir() if path.is_dir())
     except OSError as error:
         _raise(error)
-    listed = []
-    for folder in folders:
-        names = _list_class(root, folder)
-        if not names:
-            raise UserError(f"the class folder {root / folder} is empty: put images into it, or remove it")
-        listed += sorted(names)
-    return listed
 
 
-def _list_class(root, folder):
-    """["class/name", ...] of one class, at any depth; a dangling link counts as a file, and so does one to a folder,
-    which could lead back here."""
+def _list_files(root, folder):
+    """["folder/name", ...] of one folder, at any depth, sorted; a dangling link counts as a file, and so does one to a
+    folder, which could lead back here. Hidden files are left out, and hidden folders."""
     names = []
     for here, below, files in os.walk(root / folder, onerror=_raise):
         below[:] = [name for name in below if not name.startswith(".")]
@@ -94,7 +129,7 @@ def _list_class(root, folder):
             path = os.path.join(here, name)
             if not name.startswith(".") and not _is_pipe(path):
                 names.append(os.path.relpath(path, root).replace(os.sep, "/"))
-    return names
+    return sorted(names)
 
 
 def _raise(error):
@@ -105,19 +140,8 @@ def _is_pipe(path):
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
-def _check(root, classes, labels):
-    for label, name in enumerate(classes):
-        if label not in labels:
-            raise UserError(f"no file in {root / name} is a readable image: put images into it, or remove it")
-    if len(labels) < 2:
-        raise UserError(
-            f"{root} holds {len(labels)} image(s), need 2 or more to train and to validate on."
-            " Images belong into one sub-folder a class"
-        )
-
-
 def open_photograph(path, height, width):
-    """One image file, decoded. Raises UserError, whatever Pillow raises."""
+    """One image file, decoded. Raises UserError, whatever Pillow raises, or where the format is not supported."""
     try:
         with Image.open(path) as image:
             if image.format == "EPS":
@@ -132,8 +156,16 @@ def open_photograph(path, height, width):
             return image
     except UserError:
         raise
+    except UnidentifiedImageError:
+        raise UserError("HEIC is not supported: convert it to JPEG" if _is_heic(path) else "not an image") from None
     except Exception as error:  # a damaged file can make Pillow raise almost anything
         raise UserError(type(error).__name__) from None
+
+
+def _is_heic(path):
+    """Whether a file is of the format of a telephone's photographs (ISO/IEC 23008-12)."""
+    with open(path, "rb") as file:
+        return file.read(12)[4:] in HEIC
 
 
 def to_array(image, height, width):

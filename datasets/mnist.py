@@ -1,9 +1,11 @@
 """MNIST (LeCun et al. 1998): its four files found, downloaded where they are missing, checked and read."""
 
 import contextlib
+import gzip
 import importlib
 import socket
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from datasets import find_folder
 
 FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 FINGERPRINT = "b3fe36794a3a345d"  # of the official files
+PLACES = ("MNIST/raw", "raw", ".")  # below the root; torchvision's comes first
+MAX_NAMES = 5  # files that a message names
 DOWNLOAD_TIMEOUT = 20  # seconds that a server may be silent
 
 
@@ -37,27 +41,43 @@ def import_torchvision():
     return torchvision
 
 
-def find_mnist(root: str | Path | None, data: str) -> Path | None:
-    """The folder that holds the four files, downloaded where they were missing, or None for the stand-in; see
-    `data.create_mnist_dataloaders`."""
-    folder = find_folder(root, "mnist", data, "MNIST/raw/ in it", needed=False) / "MNIST" / "raw"
+def find_mnist(root: str | Path | None, data: str) -> dict[str, Path] | None:
+    """{name in FILES: path}, downloaded where nothing was there, or None for the stand-in; see
+    `data.create_mnist_dataloaders`. Files that are there and incomplete are an error, never the stand-in."""
+    folder = find_folder(root, "mnist", data, "MNIST's four files in it, in raw/ or in MNIST/raw/", needed=False)
     if data == "synthetic":
         return None
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if not missing:
-        return folder
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    reason = _download(folder.parent.parent)
-    if reason is None:
-        return folder
+    files = find_files(folder)
+    if len(files) < len(FILES):
+        reason = _download(folder)
+        files = find_files(folder)
+    if len(files) == len(FILES):
+        return files
+    places = [folder / place for place in PLACES if (folder / place).is_dir()]
+    present = sorted(str(path.relative_to(folder)) for place in places for path in place.iterdir() if path.is_file())
     problem = f"there is no MNIST in {folder}"
-    if there:
-        problem = f"{folder} holds {', '.join(there)}, but no {', '.join(missing)}"
+    if present:
+        missing = [name for name in FILES if name not in files]
+        problem = f"{folder} holds {', '.join(present[:MAX_NAMES])}, but no {', '.join(missing)}"
     problem += f", and the download failed ({reason})"
-    if data == "auto" and not root:
+    if data == "auto" and not root and not present:
         warnings.warn(f"{problem}: procedural digits stand in", stacklevel=3)
         return None
     raise UserError(f"{problem}: put MNIST's four files there, or use --data synthetic alone for the stand-in")
+
+
+def find_files(folder):
+    """{name in FILES: path} of those that are there, under any of their usual names."""
+    files = {}
+    for name in FILES:
+        dotted = name.replace("-idx", ".idx")  # as some programs unpack them
+        candidates = [
+            folder / place / f"{stem}{end}" for place in PLACES for stem in (name, dotted) for end in ("", ".gz")
+        ]
+        present = [path for path in candidates if path.is_file()]
+        if present:
+            files[name] = present[0]
+    return files
 
 
 def _download(root):
@@ -77,11 +97,11 @@ def _download(root):
         socket.setdefaulttimeout(before)
 
 
-def read_mnist(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+def read_mnist(files: dict[str, Path], split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """(images, labels) of the split "train" or "t10k": uint8 (N, 1, 28, 28), int64 (N,). Raises UserError."""
     mnist = import_torchvision().datasets.mnist
-    image_path = folder / f"{split}-images-idx3-ubyte"
-    label_path = folder / f"{split}-labels-idx1-ubyte"
+    image_path = files[f"{split}-images-idx3-ubyte"]
+    label_path = files[f"{split}-labels-idx1-ubyte"]
     images = _read(mnist.read_image_file, image_path)
     labels = _read(mnist.read_label_file, label_path)
     if images.shape[1:] != (28, 28):
@@ -96,11 +116,14 @@ def read_mnist(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _read(read, path):
     try:
-        return read(str(path))
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from None
+        if path.suffix != ".gz":
+            return read(str(path))
+        with tempfile.TemporaryDirectory() as folder:  # torchvision reads unpacked files alone
+            unpacked = Path(folder, path.stem)
+            with gzip.open(path) as packed:
+                unpacked.write_bytes(packed.read())
+            return read(str(unpacked))
     except Exception as error:  # a damaged file can make torchvision raise almost anything
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"{path} is not a valid file of MNIST ({reason}): copy it again, or remove it, so that MNIST is downloaded"
-        ) from None
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        advice = "copy it again, or remove it, so that MNIST is downloaded"
+        raise UserError(f"cannot read {path} as a file of MNIST ({reason}): {advice}") from None

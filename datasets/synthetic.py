@@ -33,7 +33,7 @@ BACKGROUNDS = [
 DIGIT_SIDE, DIGIT_BOX = 28, 20  # of an MNIST image, and of the box that a digit is scaled to, in pixels
 DIGIT_FONTS = (
     *("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSerif-Bold"),
-    *("STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "cmr10", "cmss10", "cmtt10", "cmti10"),
+    *("STIXGeneral", "STIXGeneralItalic", "STIXGeneralBol", "cmr10", "cmss10", "cmtt10"),
 )  # that matplotlib ships, so they are on every machine
 FINENESS = 3  # pixels of a printed digit for each of the drawn image
 

@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from beyond.completion import GREY, sample_completions
 from beyond.digits import STYLES
 from common import PROJECT, UserError
-from datasets.mnist import read_mnist
+from datasets.mnist import find_files, read_mnist
 from datasets.synthetic import make_digits
 from generators.completion import QUADRANTS, given_pixels
 from main import Losses, random_latents
@@ -166,9 +166,9 @@ class Digits:
     def test_digits(self) -> tuple[torch.Tensor, torch.Tensor, str]:
         """(images (POINTS, 1, 28, 28), labels (POINTS,), their source) of MNIST's test set where it is in ./mnist, else
         of the procedural stand-in. Nothing is downloaded. Raises UserError where the files are damaged."""
-        folder = PROJECT / "mnist" / "MNIST" / "raw"
-        if (folder / "t10k-images-idx3-ubyte").is_file():
-            images, labels = read_mnist(folder, "t10k")
+        files = find_files(PROJECT / "mnist")
+        if files:
+            images, labels = read_mnist(files, "t10k")
             source = "test digits of MNIST"
         else:
             images, labels = make_digits(POINTS)

@@ -1,7 +1,7 @@
 """One thread a worker, and what the tests share: small data, and models that are trained once for all of them."""
 
 import os
-import signal
+import sys
 import warnings
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch loads; the scripts that tests start inherit it
@@ -17,9 +17,8 @@ from common.process import run_script
 @pytest.fixture
 def status_of(monkeypatch):
     """status_of(main): what a script with this main() ends with: its status, or the line printed for status 1. What
-    `run_script` changes in this process is put back."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    handler = signal.getsignal(signal.SIGTERM)
+    `run_script` changes in this process is put back, as in a notebook."""
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
 
     def status_of(main):
         with pytest.raises(SystemExit) as status:
@@ -28,7 +27,6 @@ def status_of(monkeypatch):
 
     with warnings.catch_warnings():
         yield status_of
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(scope="session")

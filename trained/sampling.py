@@ -7,10 +7,9 @@ Everything runs on the CPU, where `load_model` puts models; the seed alone deter
 """
 
 import torch
-from tqdm import tqdm
 
 from common import UserError
-from common.process import warn_of_waiting
+from common.process import progress, warn_of_waiting
 
 BATCH = 256  # images at once
 
@@ -39,7 +38,7 @@ def sample_diffusion(model, count: int, seed: int, label: int | None = None, **o
     The options are those of `Diffusion.sample`."""
     noise, labels = noise_and_labels(model, count, seed, label)
     pairs = list(zip(noise.split(BATCH), labels.split(BATCH), strict=True))
-    bar = tqdm(pairs, "DDPM samples", unit="batch", disable=None, leave=False)
+    bar = progress(pairs, "DDPM samples")
     with warn_of_waiting("cpu"):
         return check_finite([model.sample(*pair, **options) for pair in bar])
 

@@ -58,21 +58,24 @@ def test_the_pictures_of_the_training_are_plotted_again(name, trained_mnist, plo
 
 
 def test_labels_are_written_in_several_styles(plot, pictures):
-    plot("CVAE", "--labels", 2, 0, 2, 6)
+    plot("CVAE", "--labels", 2, 0, 2, 6, "--data", "real", "--data-root", "no-such-folder")  # it needs no data
+    assert list(pictures) == ["mnist_CVAE_labels.png"]
     images, _, columns = pictures["mnist_CVAE_labels.png"]
+    plot("CVAE")
     assert (images.shape, columns) == ((20, 1, 28, 28), 4)
     samples = pictures["mnist_CVAE_samples.png"][0].unflatten(0, (10, 10))  # a row for each digit, a column for each z
     for style, row in enumerate(images.unflatten(0, (5, 4))):
         for image, digit in zip(row, (2, 0, 2, 6), strict=True):
             torch.testing.assert_close(image, samples[digit, style], rtol=0, atol=1e-6)
-    for name in ("AE", "VAE"):
+    for name, *flags in (("AE", 2), ("VAE", 2), ("CVAE", 2, "--sampler", "gmm")):
         with pytest.raises(SystemExit):
-            plot(name, "--labels", 2)
+            plot(name, "--labels", *flags)
 
 
 @pytest.mark.parametrize("name", list(main.BETAS))
 def test_a_fitted_prior_has_the_mean_and_the_covariance_of_the_latent_vectors(name, plot, copied, pictures, tiny_mnist):
     plot(name, "--sampler", "gaussian")
+    assert len(pictures) == 1
     images, title, _ = pictures[f"mnist_{name}_samples_gaussian.png"]
     assert images.shape == (100, 1, 28, 28)
     assert "z from a fitted Gaussian, seed 0" in title

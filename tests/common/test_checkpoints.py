@@ -1,5 +1,7 @@
 """Checkpoints: written whole or not at all, opened anywhere, refused where they are none, locked by a run."""
 
+import errno
+import fcntl
 import os
 import pickle
 from pathlib import Path
@@ -95,3 +97,15 @@ def test_one_run_at_a_time_trains_a_model_in_a_folder(tmp_path):
         assert [path.name for path in models.glob(".*.tmp")] == [".BestModel_VAE.pth.7.tmp"]
     with pytest.raises(UserError, match="cannot write to .*lock "), run_lock(models / "LastModel_AE.lock", "AE"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.filterwarnings("ignore")
+def test_a_drive_without_locks_is_a_warning_at_most(number, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(number, os.strerror(number))))
+    with run_lock(tmp_path / "models", "AE"):
+        (tmp_path / "models" / "file").touch()
+    with run_lock(tmp_path / "models", "AE"):
+        pass
+    if number != errno.ENOSYS:  # for which filelock has another lock
+        assert any(f"the drive of {tmp_path / 'models'} has no locks" in str(warning.message) for warning in recwarn)

@@ -71,3 +71,20 @@ def test_the_colour_bar_is_as_tall_as_the_plot(tmp_path, monkeypatch):
     saved[0].canvas.draw()
     plot, bar = (axes.get_window_extent() for axes in saved[0].axes)
     assert (bar.y0, bar.y1) == (plot.y0, plot.y1)
+
+
+def test_a_picture_that_differs_by_rounding_alone_is_left_as_it_is(tmp_path, capsys):
+    path = tmp_path / "grid.png"
+    images = np.full((2, 3, 8, 8), 0.5)
+    figures.plot_samples(images, path, "a title")
+    before = path.read_bytes()
+    figures.plot_samples(images + 1 / 255, path, "a title")
+    assert path.read_bytes() == before
+    assert capsys.readouterr().err == f"wrote {path}\n{path} is up to date\n"
+    for change, title in ((2 / 255, "a title"), (0, "another title")):
+        figures.plot_samples(images + change, path, title)
+        assert read(path)[1] == title
+        assert path.read_bytes() != before
+    path.write_bytes(b"no picture")
+    figures.plot_samples(images, path, "a title")
+    assert path.read_bytes() == before

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pty
 import re
 import signal
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from common import UserError
-from common.process import log, run_script, say, warn_of_waiting
+from common.process import log, progress, run_script, say, warn_of_waiting
 
 
 def raises(error):
@@ -22,8 +23,9 @@ def raises(error):
 
 
 def test_an_error_that_the_user_can_fix_is_one_line(status_of):
-    assert run_script(lambda: None) is None
-    assert warnings.formatwarning("torn\nline", UserWarning, "a.py", 1) == "warning: torn line\n"
+    texts = []
+    assert run_script(lambda: texts.append(warnings.formatwarning("torn\nline", UserWarning, "a.py", 1))) is None
+    assert texts == ["warning: torn line\n"]
     assert status_of(raises(UserError("fix\nit"))) == "error: fix it"
     closed = status_of(raises(PermissionError(13, "Permission denied", "/a/closed\nfolder")))
     assert re.fullmatch(r"error: .*/a/closed folder \(Permission denied\)", closed)
@@ -100,9 +102,29 @@ def test_a_message_that_cannot_be_written_does_not_end_the_script_nor_enter_the_
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", stream)
             say("finished")
+            warnings.showwarning("torn", UserWarning, "a.py", 1)
+            assert list(progress([1, 2], "epoch 1")) == [1, 2]
         with contextlib.suppress(AttributeError, OSError):
             stream.close()
     assert capfd.readouterr() == ("", "")
+
+
+def test_progress_is_shown_on_a_terminal_that_reports_no_size(monkeypatch):
+    terminal, ours = pty.openpty()
+    with open(ours, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stream)
+        assert list(progress([1, 2], "epoch 1")) == [1, 2]
+        assert b"epoch 1" in os.read(terminal, 1000)
+    os.close(terminal)
+
+
+def test_a_notebook_gets_its_handlers_back(monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], warnings.formatwarning
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    with pytest.raises(SystemExit):
+        run_script(lambda: signal.raise_signal(signal.SIGINT))
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)], warnings.formatwarning
+    assert after == before
 
 
 def test_a_log_may_be_collected_in_the_process_or_be_of_another_encoding(status_of):

@@ -214,8 +214,7 @@ def test_a_new_run_keeps_what_it_replaces_and_names_the_copy(tmp_path, capsys):
     first = files_below(tmp_path / "models")
     assert (kept(tmp_path), capsys.readouterr().err.count("kept")) == ({}, 0)
     train(tmp_path, [0.75])
-    note = f'Toy, epoch 2, validation loss 0.25, trained on numbers; --output-root "{tmp_path / "replaced" / "Toy_1"}"'
-    assert note in capsys.readouterr().err
+    assert "Toy, epoch 2, validation loss 0.25, trained on numbers; visualization.py" in capsys.readouterr().err
     assert files_below(tmp_path / "replaced" / "Toy_1" / "models").items() < first.items()  # all but the lock
     train(tmp_path, [0.5, 0.25])
     train(tmp_path, [0.75])  # its weights are kept already, as those of the run before it are
@@ -240,7 +239,10 @@ def test_a_file_that_cannot_be_read_is_kept_as_well(tmp_path, capsys):
     (tmp_path / "models" / "BestModel_Toy.pth").write_bytes(b"precious")
     train(tmp_path, [0.5])
     assert files_below(tmp_path / "replaced") == {"Toy_1/models/BestModel_Toy.pth": b"precious"}
-    assert "kept, because this run will replace it: the old checkpoint; --output-root" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "kept, because this run will replace it: the old checkpoint; visualization.py" in message
+    copies = tmp_path / "replaced" / "Toy_1"
+    assert f'cp "{copies}"/models/* "{tmp_path / "models"}" takes it back' in message
 
 
 def test_the_stand_in_never_takes_the_place_of_real_images(tmp_path):

@@ -1,6 +1,8 @@
 """The flowers: what is read, what is refused, and what the loaders promise."""
 
 import os
+import re
+import shutil
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -166,8 +168,9 @@ def test_images_are_made_smaller_without_aliasing_and_larger(tmp_path):
 
 
 UNREADABLE = {
-    "empty.jpg": (Path.touch, "UnidentifiedImageError"),
-    "text.jpg": (lambda path: path.write_text("not an image"), "UnidentifiedImageError"),
+    "empty.jpg": (Path.touch, "not an image"),
+    "text.jpg": (lambda path: path.write_text("a text"), "not an image"),
+    "telephone.jpg": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(99)), "HEIC .* convert it to JPEG"),
     "cut.png": (lambda path: path.write_bytes((path.parent / "0.png").read_bytes()[:60]), "OSError"),
     "dangling.png": (lambda path: path.symlink_to("nowhere"), "FileNotFoundError"),
     "round": (lambda path: path.symlink_to(path.parent), "IsADirectoryError"),
@@ -190,6 +193,36 @@ def test_unreadable_files_are_skipped_with_one_warning_that_counts_them(tmp_path
     np.testing.assert_allclose(images * 255, np.broadcast_to(np.reshape(ORANGE, (3, 1, 1)), images.shape), atol=0.01)
 
 
+def test_files_that_are_no_images_change_nothing(tiny_flowers, tmp_path):
+    """The split, its fingerprint and the classes are those of the readable images alone."""
+    clean = create_flower_dataloaders(4, tiny_flowers)
+    root = shutil.copytree(tiny_flowers, tmp_path / "flowers")
+    for folder in root.iterdir():
+        (folder / "Thumbs.db").write_bytes(b"a cache of Windows")
+    for name in ("empty", "__MACOSX", ".ipynb_checkpoints", "texts"):
+        (root / name).mkdir()
+    (root / "__MACOSX" / "._a.png").touch()
+    save_class(root / ".ipynb_checkpoints" / "copies", 3)
+    (root / "texts" / "readme.txt").touch()
+    with pytest.warns(UserWarning) as caught:
+        other = create_flower_dataloaders(4, root)
+    assert [loader.dataset.info for loader in other] == [loader.dataset.info for loader in clean]
+    for loader, expected in zip(other, clean, strict=True):
+        assert torch.equal(loader.dataset.labels, expected.dataset.labels)
+    [warning] = caught
+    files = r"skipped 4 of 64 files, not readable images: .*Thumbs.db \(not an image\).*readme.txt"
+    folders = r"the folders without a readable image \.ipynb_checkpoints, __MACOSX, empty, texts"
+    assert re.fullmatch(f"{files}.*; {folders}", str(warning.message))
+
+
+def test_folders_that_lie_too_deep_are_warned_of(tiny_flowers, tmp_path):
+    root = tmp_path / "flowers"
+    shutil.copytree(tiny_flowers, root / "flowers" / "all of them")
+    with pytest.warns(UserWarning, match=f"one class.*--data-root {root / 'flowers' / 'all of them'}$"):
+        loaders = create_flower_dataloaders(4, root)
+    assert loaders[0].dataset.info["classes"] == ["flowers"]
+
+
 def test_pipes_and_hidden_files_are_passed_over(tmp_path):
     save_class(tmp_path / "rose", 2)
     os.mkfifo(tmp_path / "rose" / "pipe.jpg")  # to open it would wait for ever
@@ -206,16 +239,10 @@ def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path, monkeypatch):
     for source in ("auto", "real", "synthetic"):
         with pytest.raises(UserError, match="nowhere is not a folder.*--data-root.*--data synthetic"):
             load_all(tmp_path / "nowhere", data=source)
-    with pytest.raises(UserError, match="0 image.*2 or more.*sub-folder"):
+    with pytest.raises(UserError, match="0 readable image.*2 or more.*sub-folder"):
         load_all(tmp_path)
     save_class(tmp_path / "rose", 1)
-    with pytest.raises(UserError, match="1 image.*2 or more"):
-        load_all(tmp_path)
-    (tmp_path / "tulip").mkdir()
-    with pytest.raises(UserError, match="tulip is empty"):
-        load_all(tmp_path)
-    (tmp_path / "tulip" / "text.jpg").touch()
-    with pytest.warns(UserWarning, match="text.jpg"), pytest.raises(UserError, match="no file in .*tulip"):
+    with pytest.raises(UserError, match="1 readable image.*2 or more"):
         load_all(tmp_path)
     with pytest.raises(UserError, match='"auto".*"real".*"synthetic".*"fake"'):
         load_all(tmp_path, data="fake")

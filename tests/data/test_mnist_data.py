@@ -103,8 +103,28 @@ def test_a_root_named_by_hand_is_never_replaced_by_the_stand_in(no_data, raw, tm
     with pytest.raises(UserError, match=f"no MNIST in {tmp_path}.*download failed"):
         create_mnist_dataloaders(16, tmp_path)
     (raw / "train-images-idx3-ubyte").rename(raw / "train-images-idx3-ubyte.gz")  # which it is not
-    with pytest.raises(UserError, match=r"holds .*train-images-idx3-ubyte\.gz.*, but no train-images-idx3-ubyte, "):
+    with pytest.raises(UserError, match=r"cannot read .*train-images-idx3-ubyte\.gz .*Not a gzipped file"):
         create_mnist_dataloaders(16, tmp_path / "mnist")
+
+
+@pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dot", [False, True])
+def test_the_files_are_read_wherever_and_however_they_were_unpacked(place, packed, dot, raw, no_data, tmp_path):
+    expected = create_mnist_dataloaders(16, tmp_path / "mnist")[0].dataset
+    folder = tmp_path / "other" / place
+    folder.mkdir(parents=True)
+    for path in raw.iterdir():
+        name = path.name.replace("-idx", ".idx") if dot else path.name
+        content = path.read_bytes()
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
+    assert torch.equal(create_mnist_dataloaders(16, tmp_path / "other")[0].dataset.images, expected.images)
+
+
+def test_files_that_are_there_and_incomplete_are_never_replaced_by_the_stand_in(no_data, raw, tmp_path):
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(UserError, match=r"mnist holds .*, but no t10k-labels-idx1-ubyte, and the download failed"):
+        create_mnist_dataloaders(16)
 
 
 def test_missing_files_are_downloaded_and_the_log_stays_clean(raw, tmp_path, monkeypatch, capsys):

@@ -39,9 +39,10 @@ UNKNOWN = {
     "Encoder understands has_label, found is_cvae": lambda: Encoder(*SIZES, is_cvae=True),
     "Decoder understands .*, found depth": lambda: Decoder(*SIZES, depth=3),
     "VariationalAutoEncoder understands .*, found beta": lambda: VariationalAutoEncoder(None, None, beta=1),
-    "Decoder of CVAE understands ys, found labels": lambda: Decoder(*SIZES, "CVAE")(ZS, ys=DIGITS, labels=DIGITS),
+    "Decoder of CVAE understands zs and ys=labels, found y": lambda: Decoder(*SIZES, "CVAE")(ZS, y=DIGITS),
     "Decoder of VAE understands .*, found ys": lambda: Decoder(*SIZES, "VAE")(ZS, ys=DIGITS),
     "needs the labels ys": lambda: Decoder(*SIZES, "CVAE")(ZS),
+    "make it with has_label=True": lambda: Encoder(*SIZES, is_dist=True)(torch.rand(5, 784), DIGITS),
     "the labels ys": lambda: Encoder(*SIZES, True, has_label=True)(torch.rand(5, 784)),
 }
 

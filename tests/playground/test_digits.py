@@ -10,7 +10,7 @@ from PIL import Image
 from playing import bar, pictures_of, url_of
 
 from common import PROJECT, UserError
-from datasets.mnist import read_mnist
+from datasets.mnist import find_files, read_mnist
 from generators.completion import build_completion, given_pixels
 from main import Losses, random_latents
 from model import build_model
@@ -37,7 +37,7 @@ def answers(models):
 @pytest.fixture(scope="module")
 def mnist():
     """(images, labels) of 100 test digits."""
-    images, labels = read_mnist(REAL_MNIST / "MNIST" / "raw", "t10k")
+    images, labels = read_mnist(find_files(REAL_MNIST), "t10k")
     return images[:100], labels[:100]
 
 
@@ -198,9 +198,9 @@ def test_digits_stand_in_where_mnist_is_not_there_and_damaged_files_are_an_error
     assert (len(images), len(labels)) == (2000, 2000)
     assert "MNIST is not in ./mnist" in source
     raw = write_mnist(tmp_path / "mnist")
-    assert torch.equal(Digits({}, PROJECT).test_digits[1], read_mnist(raw, "t10k")[1])
+    assert torch.equal(Digits({}, PROJECT).test_digits[1], read_mnist(find_files(tmp_path / "mnist"), "t10k")[1])
     (raw / "t10k-images-idx3-ubyte").write_bytes(b"hello")
-    with pytest.raises(UserError, match="not a valid file of MNIST"):
+    with pytest.raises(UserError, match="as a file of MNIST"):
         Digits({}, PROJECT).test_digits  # noqa: B018
 
 

@@ -1,10 +1,10 @@
 """What is common to the command lines of all scripts."""
 
+import contextlib
 import io
 import re
 import runpy
 import sys
-from functools import partial
 
 import pytest
 from helpers import logged
@@ -34,7 +34,9 @@ WRONG = [  # a script, its flags, and a part of the error
     (random_generation, "--model DDPM --temperature 2", "argument --temperature: it is not for DDPM"),
     (random_generation, "--model DDPM --n 6000", "expected a whole number from 1 to 5000, found 6000"),
     (visualization, "--model MNIST_AE", "argument --model: invalid choice"),
-    *[(script, f"--model VAE --output-root {__file__}", "expected a folder, found the file") for script in SCRIPTS],
+    *[(script, f"--output-root {__file__}", "expected a folder, found the file") for script in SCRIPTS],
+    (train_script, "--modle VAE --epochs 3", "unknown flag --modle, did you mean --model?"),
+    (MLPAE_train_script, "--optimizer=adam", "unknown flag --optimizer\n"),
 ]
 
 
@@ -43,7 +45,9 @@ def test_wrong_arguments_are_status_2(script, flags, message, capsys):
     with pytest.raises(SystemExit) as stop:
         script.main(flags.split())
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert re.fullmatch("usage: .*; --help lists them\nerror: .*\n", errors)
 
 
 @pytest.fixture
@@ -64,6 +68,16 @@ def test_the_help_names_the_flags(script, start, capsys):
     out, err = capsys.readouterr()
     assert "--output-root DIR" in out
     assert err == ""
+
+
+def test_a_script_runs_in_a_notebook(tiny_flowers, tmp_path, monkeypatch):
+    """As by `%run`, where standard output is an object without a file."""
+    line = f"MLPAE_train_script.py --epochs 1 --output-root {tmp_path} --data-root"
+    monkeypatch.setattr(sys, "argv", [*line.split(), str(tiny_flowers)])
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    with contextlib.redirect_stdout(io.StringIO()) as log:
+        runpy.run_path(str(PROJECT / "MLPAE_train_script.py"), run_name="__main__")
+    assert log.getvalue().splitlines()[-1].startswith("Best Valid Loss: ")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +118,13 @@ def test_a_loss_that_is_not_finite_stops_at_its_batch(name, tiny_flowers, tiny_m
         assert load_checkpoint(path, made_by="test")["epoch"] >= 1
 
 
+class EveryBatch(tqdm):
+    """A progress bar that shows every batch, however quick."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, mininterval=0)
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -116,7 +137,7 @@ def test_the_progress_bar_is_on_a_terminal_and_not_in_the_log(trained_flowers, t
     terminal = Terminal()
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
-        patch.setattr("common.run.tqdm", partial(tqdm, mininterval=0))  # it shows every batch, however quick
+        patch.setattr("common.process.tqdm", EveryBatch)
         _, log = logged(train_script.main, "--model", "AE", *flags, "--epochs", 3)
     for text in ("epoch 1, training", "batch/s", "loss "):
         assert text in terminal.getvalue()
