@@ -11,7 +11,7 @@ from pathlib import Path
 from common import PROJECT
 
 FLOWERS_HELP = "folder with one sub-folder of photographs per class (default: ./flowers)"
-MNIST_HELP = "folder that holds MNIST/raw/ (default: ./mnist)"
+MNIST_HELP = "folder of MNIST's four files (default: ./mnist)"
 MAX_INT = 2**63 - 1  # the largest number that seeds and sizes are stored in
 
 

@@ -42,7 +42,7 @@ def parse_args(argv=None):
     parser.add_argument("--force", action="store_true", help="pack it even if not all pass")
     parser.add_argument("--csv", metavar="FILE", type=Path, help="where to write the points of --hand-ins")
     parser.add_argument("--flowers", metavar="DIR", help="the photographs, instead of ./flowers")
-    parser.add_argument("--mnist", metavar="DIR", help="the folder that holds MNIST/raw/, instead of ./mnist")
+    parser.add_argument("--mnist", metavar="DIR", help="the folder of MNIST's four files, instead of ./mnist")
     add_output_flag(parser)
     args = parser.parse_args(argv)
     if args.zip and args.zip.suffix != ".zip":

@@ -246,9 +246,9 @@ def test_a_folder_that_cannot_be_used_is_a_clear_error(tmp_path, monkeypatch):
         load_all(tmp_path)
     with pytest.raises(UserError, match='"auto".*"real".*"synthetic".*"fake"'):
         load_all(tmp_path, data="fake")
-    for function in ("listdir", "scandir"):  # of the folder itself, and of a class
+    for owner, function in ((Path, "iterdir"), (os, "scandir")):  # of the folder itself, and of a class
         with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot read rose .*Permission denied"):
-            patch.setattr(os, function, Mock(side_effect=PermissionError(13, "Permission denied", "rose")))
+            patch.setattr(owner, function, Mock(side_effect=PermissionError(13, "Permission denied", "rose")))
             load_all(tmp_path)
 
 

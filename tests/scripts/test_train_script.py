@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import warnings
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from helpers import (
     logged,
     write_flowers,
 )
+from PIL import Image
 from torch.optim.swa_utils import AveragedModel
 
 import train_script
@@ -242,3 +244,16 @@ def test_a_classifier_of_one_class_is_refused(tmp_path):
     with pytest.raises(UserError, match="a classifier needs 2 or more classes, found astilbe alone"):
         train("--model", "Classifier", "--data-root", tmp_path, "--output-root", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_species_without_a_training_image_is_warned_of(tmp_path):
+    """Of four classes with one image each, three train and one is held out."""
+    for name in "abcd":
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (ord(name), 0, 0)).save(tmp_path / "flowers" / name / "image.png")
+    flags = ["--image-size", 8, "--epochs", 1, "--data-root", tmp_path / "flowers", "--output-root", tmp_path / "out"]
+    with pytest.warns(UserWarning, match="Classifier does not learn [abcd]: all of its images are held out"):
+        train("--model", "Classifier", *flags)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train("--model", "AE", *flags)
