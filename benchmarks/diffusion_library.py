@@ -20,7 +20,7 @@ import torch
 
 import train_script
 from benchmarks.tools import seconds_of
-from beyond.measures import PatchFeatures, kernel_distance, two_sample_accuracy
+from beyond.measures import ImageFeatures, kernel_distance, two_sample_accuracy
 from beyond.score import mean_and_error
 from common.figures import plot_samples
 from common.flags import positive_int
@@ -79,7 +79,7 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
     training, held_out = (loader.dataset[:][0] for loader in create_flower_dataloaders(BATCH, data="real"))
-    features = PatchFeatures(training)
+    features = ImageFeatures(training)
     held_out_features = features(held_out)
     samples, seconds = train_ours(args.epochs, args.device)
     library_samples, library_epochs = train_library(training, seconds, args.device)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from beyond.measures import PatchFeatures, kernel_distance
+from beyond.measures import ImageFeatures, kernel_distance
 from beyond.priors import SAMPLERS, fit_prior, sample_latents, sample_posterior
 from beyond.score import SEEDS, mean_and_error
 from beyond.variance import main as train
@@ -42,7 +42,7 @@ def main(argv=None):
         images = decode(model, encode(model, held_out))
         error = three_digits((images - held_out).square().mean().item())
         rows[f"{name},\nreconstruction:\nerror {error}"] = images
-    features = PatchFeatures(training)
+    features = ImageFeatures(training)
     held_out_features = features(held_out)
     for name, model in models.items():
         codes = sample_posterior(model, training, seed=0)

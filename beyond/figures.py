@@ -40,14 +40,18 @@ def plot_nearest(
 
 
 def plot_scores(
-    accuracies: dict[str, list], distances: dict[str, list], chance: tuple[float, float], path, title: str
+    accuracies: dict[str, list], thousands: dict, distances: dict[str, list], chance: tuple[float, float], path, title
 ) -> None:
-    """Accuracies and kernel distances, {name: [(value, standard error) for each seed]}; chance: the range of the
-    accuracies of photographs against photographs."""
+    """Accuracies and kernel distances, {name: [(value, standard error) for each seed]}; thousands: {name: (accuracy,
+    error)} of classifiers trained on thousands of images; chance: the range of the accuracies of photographs against
+    photographs."""
     figure, (left, right) = make_axes(11, 1.5 + 0.45 * len(accuracies), columns=2)
     draw_errors(left, accuracies, "accuracy of the classifier (0.5: it cannot distinguish them)")
     draw_errors(right, distances, "kernel distance")
     left.axvspan(*chance, color="C2", alpha=0.25, label="photographs against photographs")
+    values, errors = zip(*thousands.values(), strict=True)
+    style = {"fmt": "D", "markersize": 5, "color": "C1", "label": "trained on thousands of images"}
+    left.errorbar(values, range(len(values)), xerr=errors, **style)
     left.legend()
     right.set_yticklabels([])
     right.set_xscale("symlog", linthresh=0.1)

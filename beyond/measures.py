@@ -1,11 +1,11 @@
 """Measures of generated images against photographs; benchmarks/score_calibration.py says what each of them detects.
 
-    features = PatchFeatures(training)                                      # (N, 3, H, W) -> (N, D)
+    features = ImageFeatures(training)                                      # (N, 3, H, W) -> (N, D)
     accuracy, error = two_sample_accuracy(features(samples), features(held_out))
     distance, error = kernel_distance(features(samples), features(held_out))
 
-    training, held_out = with_mirrored(training), with_mirrored(held_out)   # (2, N, 3 H W), (2, K, 3 H W)
-    of_training, of_held_out, p = count_copies(standardise(samples), training, held_out)
+    distances = view_distances(samples, torch.cat([training, held_out]))    # (M, N + K)
+    of_training, of_held_out, p = count_copies(distances, len(training))
 
 Nothing has to be downloaded, and the numbers compare only with those of the same photographs.
 """
@@ -21,6 +21,8 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_validate
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
+from generators.wavelets import haar
+
 PATCH_SIDES = (3, 5, 7)  # pixels
 FILTERS = 64  # of each size
 PATCHES = 100_000  # that the filters are whitened by
@@ -28,16 +30,20 @@ NUMBERS = 2**19  # in the images that are convolved at once
 REPEATS = 5  # of the two-fold cross-validation
 REGULARISATION = 0.1  # C of the logistic regression: the inverse weight of the squared weights
 TAIL = 0.01  # of the held-out photographs: those that are nearest to a training photograph
+SMALL = 1e-3  # a detail that counts as none: a quarter of a grey level
+MAX_MOVE = 2  # by how many 24ths of its side a copy is moved
+MAX_CROP = 3  # how many 24ths of its side are cut off from each edge of a copy
 MUCH_NEARER = 0.5  # of the distance to the second nearest photograph
 
 
-class PatchFeatures:
-    """Features of images (N, 3, H, W): their similarity to random patches of photographs, at three scales.
+class ImageFeatures:
+    """Features of images (N, 3, H, W): their similarity to random patches of photographs, at three scales, and how
+    large their details are.
 
     Filters are whitened patches (Coates & Ng 2012, section 3.1); the positive and the negative part of their responses
     are averaged over each quarter of the image, and their root mean square over all of it. Beside these stand the mean
-    colours of sixteen squares, and the standard deviation of each colour. An image and its mirror image have the same
-    features. They are standardised by those of the photographs.
+    colours of sixteen squares, the standard deviation of each colour, and `detail_sizes`. An image and its mirror image
+    have the same features. They are standardised by those of the photographs.
     """
 
     def __init__(self, photographs: torch.Tensor):
@@ -63,7 +69,26 @@ class PatchFeatures:
             for part in (response.relu(), (-response).relu()):
                 features.append(F.adaptive_avg_pool2d(part, 2).flatten(1))
                 features.append(part.square().mean(dim=(2, 3)).sqrt())
-        return torch.cat(features, dim=1)
+        return torch.cat([*features, *detail_sizes(images)], dim=1)
+
+
+def detail_sizes(images: torch.Tensor) -> list[torch.Tensor]:
+    """How large the details of images (N, 3, H, W) are, as logarithms of means: (N, 9) each, for blocks of two and of
+    four pixels whose corner lies on even or on odd rows and columns. Upsampling leaves a grid behind: the details
+    inside its blocks are smaller than those across their borders, which a mean over all positions cannot show."""
+    sizes = []
+    for _ in range(2):
+        height, width = images.shape[2:]
+        if min(height, width) < 4:
+            break
+        for top, left in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            even_height = (height - top) // 2 * 2
+            even_width = (width - left) // 2 * 2
+            _, details = haar(images[:, :, top : top + even_height, left : left + even_width])
+            sizes.append((details.abs().mean(dim=(2, 3)) + SMALL).log())
+            sizes.append((details.square().mean(dim=(2, 3)).sqrt() + SMALL).log())
+        images = F.avg_pool2d(images, 2)
+    return sizes
 
 
 def make_filters(photographs: torch.Tensor, side: int, generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,6 +123,22 @@ def two_sample_accuracy(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]
     right_y = scores["test_y"].mean()
     variance = right_x * (1 - right_x) / len(x) + right_y * (1 - right_y) / len(y)
     return float(right_x + right_y) / 2, math.sqrt(variance) / 2
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def trained_accuracy(
+    x: torch.Tensor, y: torch.Tensor, test_x: torch.Tensor, test_y: torch.Tensor
+) -> tuple[float, float]:
+    """(balanced accuracy, its binomial error) on test_x and test_y (K, D) of a logistic regression that was trained to
+    distinguish x (M, D) from y (N, D). The more images it is trained on, the more differences it sees: an accuracy is
+    a lower bound on what a better classifier would reach."""
+    labels = np.repeat([0, 1], [len(x), len(y)])
+    classifier = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
+    classifier.fit(torch.cat([x, y]).double().numpy(), labels)
+    right_x = float((classifier.predict(test_x.double().numpy()) == 0).mean())
+    right_y = float((classifier.predict(test_y.double().numpy()) == 1).mean())
+    variance = right_x * (1 - right_x) / len(test_x) + right_y * (1 - right_y) / len(test_y)
+    return (right_x + right_y) / 2, math.sqrt(variance) / 2
 
 
 def score_both(classifier, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -146,14 +187,31 @@ def standardise(images: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
-def with_mirrored(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, 3, H, W) and their mirror images, standardised: (2, N, 3 H W)."""
-    return torch.stack([standardise(images), standardise(images.flip(-1))])
+def view_distances(images: torch.Tensor, photographs: torch.Tensor) -> torch.Tensor:
+    """Distances (M, N) from images (M, 3, H, W) to the nearest view of each photograph (N, 3, H, W), brightness and
+    contrast left aside, without the edge of both: 0 for copies, square root of 2 for images that have nothing in
+    common. A view is mirrored or not, and moved by up to MAX_MOVE, or cropped and enlarged."""
+    height = images.shape[2]
+    edge = max(1, round(MAX_MOVE * height / 24))
+    inner = slice(edge, -edge)
+    vectors = standardise(images[:, :, inner, inner])
+    smallest = torch.full((len(images), len(photographs)), math.inf)
+    for turned in (photographs, photographs.flip(-1)):
+        for view in make_views(turned, edge):
+            smallest = torch.minimum(smallest, torch.cdist(vectors, standardise(view[:, :, inner, inner])))
+    return smallest
 
 
-def nearest(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(distances, indices), each (M,), from each of x (M, D) to the nearest of y (N, D), Euclidean."""
-    return torch.cdist(x, y).min(dim=1)
+def make_views(photographs: torch.Tensor, edge: int):
+    """Photographs (N, 3, H, W), moved by up to `edge` pixels in each direction, and cropped, one view after another."""
+    height, width = photographs.shape[2:]
+    padded = F.pad(photographs, (edge,) * 4, mode="replicate")
+    step = max(1, edge // MAX_MOVE)
+    for top in range(0, 2 * edge + 1, step):
+        for left in range(0, 2 * edge + 1, step):
+            yield padded[:, :, top : top + height, left : left + width]
+    cut = max(1, round(MAX_CROP * height / 24))
+    yield F.interpolate(photographs[:, :, cut:-cut, cut:-cut], (height, width), mode="bilinear", antialias=True)
 
 
 def tail_share(distances: torch.Tensor, held_out_distances: torch.Tensor) -> tuple[float, float]:
@@ -171,20 +229,18 @@ def tail_share(distances: torch.Tensor, held_out_distances: torch.Tensor) -> tup
     return count / m, min(float(p), 1.0)
 
 
-def count_copies(x: torch.Tensor, training: torch.Tensor, held_out: torch.Tensor) -> tuple[int, int, float]:
+def count_copies(distances: torch.Tensor, training_count: int) -> tuple[int, int, float]:
     """(training photographs that a sample is much nearer to than to all others, held-out ones, one-sided p-value), for
-    samples x (M, D); training (V, N, D) and held_out (V, K, D): photographs in V views each, mirrored or not.
+    the distances (M, N + K) from samples to N training photographs, then to K held-out ones.
 
     Much nearer: at most half as far as from the second nearest photograph (Yoon et al. 2023 take a third). A test of
     three samples, as in Meehan et al. 2020: for a model that saw none of the N + K photographs, which of them are
     called training ones is random, so that their number is hypergeometric. A photograph counts once, however many
     samples are near to it.
     """
-    photographs = torch.cat([training, held_out], dim=1)
-    distances = torch.stack([torch.cdist(x, view) for view in photographs]).amin(dim=0)  # (M, N + K)
     two, indices = distances.topk(2, largest=False)  # (M, 2) each
     is_copy = two[:, 0] <= MUCH_NEARER * two[:, 1]
     copied = indices[is_copy, 0].unique()
-    of_training = (copied < training.shape[1]).sum().item()
-    p = hypergeom.sf(of_training - 1, photographs.shape[1], training.shape[1], len(copied))
+    of_training = (copied < training_count).sum().item()
+    p = hypergeom.sf(of_training - 1, distances.shape[1], training_count, len(copied))
     return of_training, len(copied) - of_training, float(p)

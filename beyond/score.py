@@ -19,15 +19,14 @@ from torch.nn.functional import interpolate
 from beyond.figures import plot_nearest, plot_scores
 from beyond.measures import (
     TAIL,
-    PatchFeatures,
+    ImageFeatures,
     count_copies,
     kernel_distance,
-    nearest,
     species_p,
-    standardise,
     tail_share,
+    trained_accuracy,
     two_sample_accuracy,
-    with_mirrored,
+    view_distances,
 )
 from beyond.priors import fit_mixture, sample_latents
 from common import UserError
@@ -42,19 +41,22 @@ from trained.sampling import BATCH, decode, encode, normal_latents, sample_diffu
 
 SCORED = ("AE", "VAE", "GAN", "DDPM")  # without --model
 SEEDS = 3  # sets of samples of each model, each of as many as there are held-out photographs
+MORE_SEEDS = 4  # further sets, on all of which together another classifier is trained
 DRAWS = 20  # of photographs, scored against held-out ones: what chance does
 SHOWN = 10  # samples of each model in the comparison
 SHOWN_NEAREST = 16  # samples beside the nearest training photographs
 PHOTOGRAPHS = "training photographs"  # scored beside the models: the best that there can be
 LEGEND = (
     f"Of {SEEDS} sets of samples, each of as many as there are held-out images, the means (or each):",
-    "accuracy: a classifier distinguishes them from held-out images with this accuracy, 50% at best",
+    "accuracy: a classifier trained on half of both distinguishes them from held-out images, 50% at best",
+    "of thousands: another one, trained on four times as many images; the more, the more differences it sees",
     "species p: of the hypothesis that each species is as frequent among them as among held-out images",
     f"near training images: the share that is nearer to one than the nearest {TAIL:.0%} of held-out images are",
     "copies: training : held-out images that a sample is much nearer to than to all others",
 )
 SCORE_LINE = re.compile(
-    r"(?P<name>.+): accuracy (?P<accuracy>\S+ ± \S+) \(.+?\), kernel distance (?P<distance>\S+ ± \S+),"
+    r"(?P<name>.+): accuracy (?P<accuracy>\S+ ± \S+) \(.+?\), of thousands (?P<thousands>\S+ ± \S+),"
+    r" kernel distance (?P<distance>\S+ ± \S+),"
     r" species p = (?P<species>[^;]+)(?:; near training images (?P<near>.+); copies (?P<copies>.+))?"
 )
 
@@ -82,12 +84,11 @@ class Judge:
         self.held_out = held_out
         self.size = f"{held_out.shape[2]}x{held_out.shape[3]}"
         self.classifier = classifier
-        self.features = PatchFeatures(training)
+        self.features = ImageFeatures(training)
+        self.training_features = self.features(training)
         self.held_out_features = self.features(held_out)
         self.held_out_species = read_species(classifier, held_out)
-        self.training_views = with_mirrored(training)  # models were shown both
-        self.held_out_views = with_mirrored(held_out)
-        self.held_out_distances, _ = self.find_nearest(held_out)
+        self.held_out_distances = view_distances(held_out, training).amin(dim=1)
 
     def score(self, images: torch.Tensor) -> Score:
         """The quality of images (M, 3, H, W)."""
@@ -98,16 +99,26 @@ class Judge:
             species_p(read_species(self.classifier, images), self.held_out_species),
         )
 
-    def score_samples(self, images: torch.Tensor) -> Score:
+    def find_distances(self, images: torch.Tensor) -> torch.Tensor:
+        """Distances (M, N + K) from images (M, 3, H, W) to the training and the held-out photographs."""
+        return view_distances(images, torch.cat([self.training, self.held_out]))
+
+    def score_samples(self, images: torch.Tensor, distances: torch.Tensor) -> Score:
         """The quality of images (M, 3, H, W) of a model, and whether they are copies of training photographs."""
-        distances, _ = self.find_nearest(images)
-        near = tail_share(distances, self.held_out_distances)
-        copies = count_copies(standardise(images), self.training_views, self.held_out_views)
+        near = tail_share(distances[:, : len(self.training)].amin(dim=1), self.held_out_distances)
+        copies = count_copies(distances, len(self.training))
         return self.score(images)._replace(near=near, copies=copies)
 
-    def find_nearest(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(distances, indices) of the training photographs, then the mirrored ones, that are nearest to images."""
-        return nearest(standardise(images), self.training_views.flatten(0, 1))
+    def score_thousands(self, images: torch.Tensor, more: torch.Tensor) -> tuple[float, float]:
+        """(accuracy, error) on images (M, 3, H, W) and held-out photographs of a classifier that was trained on further
+        samples (N, 3, H, W) and the training photographs."""
+        others = (self.features(more), self.training_features)
+        return trained_accuracy(*others, self.features(images), self.held_out_features)
+
+    def score_photographs_thousands(self) -> tuple[float, float]:
+        """The same for training photographs in place of samples: a third of them as images, the others in halves."""
+        images, more, others = self.training_features.chunk(3)
+        return trained_accuracy(more, others, images, self.held_out_features)
 
     def draw_photographs(self, seed: int) -> torch.Tensor:
         """Random training photographs, as many as there are held-out ones."""
@@ -162,13 +173,15 @@ def make_samplers(name: str, model, training: torch.Tensor, count: int) -> dict[
     return samplers
 
 
-def score_line(name: str, scores: list[Score]) -> str:
-    """The log's line of a model, with a score for each seed; SCORE_LINE matches it."""
+def score_line(name: str, scores: list[Score], thousands: tuple[float, float]) -> str:
+    """The log's line of a model, with a score for each seed and the accuracy (and its error) of a classifier trained on
+    thousands of images; SCORE_LINE matches it."""
     accuracies = [score.accuracy for score in scores]
     each = ", ".join(f"{accuracy:.1%}" for accuracy, _ in accuracies)
     species = ", ".join(f"{score.species_p:.2g}" for score in scores)
-    line = f"{name}: accuracy {mean_and_error(accuracies, '.1%')} ({each}), kernel distance"
-    line += f" {mean_and_error([score.distance for score in scores])}, species p = {species}"
+    line = f"{name}: accuracy {mean_and_error(accuracies, '.1%')} ({each}),"
+    line += f" of thousands {mean_and_error([thousands], '.1%')},"
+    line += f" kernel distance {mean_and_error([score.distance for score in scores])}, species p = {species}"
     if scores[0].near:
         near = ", ".join(f"{share:.1%} (p = {p:.2g})" for share, p in (score.near for score in scores))
         counts = [score.copies for score in scores]
@@ -184,24 +197,28 @@ def mean_and_error(pairs: list[tuple[float, float]], form: str = ".3f") -> str:
     return f"{sum(values) / len(pairs):{form}} ± {sum(errors) / len(pairs):{form}}"
 
 
-def plot_copies(judge: Judge, name: str, images: torch.Tensor, score: Score, seed: int, root: Path) -> None:
-    """Plot samples above the nearest training photographs."""
-    distances, indices = judge.find_nearest(images)
-    both = torch.cat([judge.training, judge.training.flip(-1)])
+def plot_copies(
+    judge: Judge, name: str, images: torch.Tensor, distances: torch.Tensor, score: Score, seed: int, root: Path
+) -> None:
+    """Plot samples above the nearest training photographs; distances: of `Judge.find_distances`."""
+    smallest, indices = distances[:, : len(judge.training)].min(dim=1)
     share, p = score.near
-    title = f"{name}, seed {seed}: samples above the nearest training images, brightness and contrast left aside;"
-    title += f"\nnearer than the nearest {TAIL:.0%} of held-out photographs: {share:.1%}, p = {p:.2g}"
-    histograms = {"samples": distances.numpy(), "held-out photographs": judge.held_out_distances.numpy()}
+    title = f"{name}, seed {seed}: samples above the nearest training images, brightness and contrast left aside,"
+    title += " also where\nthey are mirrored, moved or cropped;"
+    title += f" nearer than the nearest {TAIL:.0%} of held-out photographs: {share:.1%}, p = {p:.2g}"
+    histograms = {"samples": smallest.numpy(), "held-out photographs": judge.held_out_distances.numpy()}
     path = root / "vis" / f"nearest_{name.replace(', ', '_').replace(' ', '_')}.png"
-    plot_nearest(images[:SHOWN_NEAREST].numpy(), both[indices[:SHOWN_NEAREST]].numpy(), histograms, path, title)
+    photographs = judge.training[indices[:SHOWN_NEAREST]]
+    plot_nearest(images[:SHOWN_NEAREST].numpy(), photographs.numpy(), histograms, path, title)
 
 
-def plot_comparison(scores: dict, samples: dict, chance: list[float], seed: int, root: Path) -> None:
-    """Plot the scores of all models, {name: a Score for each seed}, and a row of samples of each, {name: images}."""
+def plot_comparison(scores: dict, thousands: dict, samples: dict, chance: list[float], seed: int, root: Path) -> None:
+    """Plot the scores of all models, {name: a Score for each seed} and {name: (accuracy of thousands, error)}, and a
+    row of samples of each, {name: images}."""
     accuracies = {name: [score.accuracy for score in seeds] for name, seeds in scores.items()}
     distances = {name: [score.distance for score in seeds] for name, seeds in scores.items()}
     title = f"Samples of models, seed {seed}, against held-out photographs"
-    plot_scores(accuracies, distances, (min(chance), max(chance)), root / "vis" / "scores.png", title)
+    plot_scores(accuracies, thousands, distances, (min(chance), max(chance)), root / "vis" / "scores.png", title)
 
     rows = [samples[name][:SHOWN] for name in scores]
     largest = max(row.shape[2:] for row in rows)
@@ -226,6 +243,7 @@ def main(argv=None):
         log(line)
 
     scores = {}
+    thousands = {}
     samples = {}
     chance = []
     for judge, samplers in judges:
@@ -233,14 +251,19 @@ def main(argv=None):
         for name, sample in {PHOTOGRAPHS: judge.draw_photographs, **samplers}.items():
             key = f"{name}, {judge.size}"
             sets = [sample(args.seed + number) for number in range(SEEDS)]
-            score = judge.score_samples if name in samplers else judge.score
-            scores[key] = [score(images) for images in sets]
             samples[key] = sets[0]
-            log(score_line(key, scores[key]))
-            if name in samplers:
-                plot_copies(judge, name, sets[0], scores[key][0], args.seed, root)
+            if name == PHOTOGRAPHS:
+                scores[key] = [judge.score(images) for images in sets]
+                thousands[key] = judge.score_photographs_thousands()
+            else:
+                distances = [judge.find_distances(images) for images in sets]
+                scores[key] = [judge.score_samples(*pair) for pair in zip(sets, distances, strict=True)]
+                more = torch.cat([sample(args.seed + SEEDS + number) for number in range(MORE_SEEDS)])
+                thousands[key] = judge.score_thousands(sets[0], more)
+                plot_copies(judge, name, sets[0], distances[0], scores[key][0], args.seed, root)
+            log(score_line(key, scores[key], thousands[key]))
     if not args.model:
-        plot_comparison(scores, samples, chance, args.seed, root)
+        plot_comparison(scores, thousands, samples, chance, args.seed, root)
     return scores
 
 

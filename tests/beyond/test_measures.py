@@ -9,15 +9,15 @@ from torch.distributions import Normal
 
 from beyond import measures
 from beyond.measures import (
-    PatchFeatures,
+    ImageFeatures,
     count_copies,
     kernel_distance,
-    nearest,
     species_p,
     standardise,
     tail_share,
+    trained_accuracy,
     two_sample_accuracy,
-    with_mirrored,
+    view_distances,
 )
 
 
@@ -65,16 +65,36 @@ def test_the_two_sample_accuracy_of_known_cases():
     assert two_sample_accuracy(apart, y) == two_sample_accuracy(apart, y)
 
 
-def test_patch_features_detect_shuffled_images_and_ignore_mirroring():
+def test_the_accuracy_of_a_classifier_that_was_trained_on_others():
+    apart = torch.tensor([2.0, 0, 0, 0, 0])
+    sets = [torch.randn(2000, 5), torch.randn(2000, 5) + apart, torch.randn(500, 5), torch.randn(400, 5) + apart]
+    accuracy, error = trained_accuracy(*sets)
+    best = Normal(0.0, 1.0).cdf(torch.tensor(1.0)).item()
+    assert abs(accuracy - best) < 4 * error
+    assert error == pytest.approx(0.5 * (best * (1 - best) * (1 / 500 + 1 / 400)) ** 0.5, rel=0.1)
+    assert trained_accuracy(sets[1], sets[0], *sets[2:])[0] == pytest.approx(1 - best, abs=4 * error)
+
+
+def test_features_detect_a_grid_of_two_pixels_at_any_place_of_which_no_pixel_tells():
+    photographs = torch.rand(300, 3, 16, 16)
+    means = torch.nn.functional.avg_pool2d(photographs[:100], 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    grid = 0.8 * photographs[:100] + 0.2 * means
+    features = ImageFeatures(photographs)
+    for moved in (grid, grid.roll((1, 1), (2, 3))):
+        assert two_sample_accuracy(features(moved), features(photographs[100:200]))[0] > 0.9
+    assert two_sample_accuracy(features(photographs[200:]), features(photographs[100:200]))[0] < 0.6
+
+
+def test_image_features_detect_shuffled_images_and_ignore_mirroring():
     x = torch.linspace(0, 6.28, 24)
     phase = torch.rand(120, 3, 1, 1) * 6.28
     images = 0.5 + 0.4 * torch.sin(x[:, None] + 2 * x[None, :] + phase)
-    features = PatchFeatures(images[:60])
+    features = ImageFeatures(images[:60])
     assert features(images[:60]).mean(dim=0).abs().max() < 1e-3
     torch.testing.assert_close(features(images[:5]), features(images[:5].flip(-1)), atol=1e-3, rtol=1e-3)
-    assert PatchFeatures(images[:10, :, :4, :4])(images[:3, :, :4, :4]).isfinite().all()  # smaller than some patches
+    assert ImageFeatures(images[:10, :, :4, :4])(images[:3, :, :4, :4]).isfinite().all()  # smaller than some patches
     constant = torch.full((9, 3, 12, 16), 0.3)
-    assert PatchFeatures(constant)(constant).isfinite().all()
+    assert ImageFeatures(constant)(constant).isfinite().all()
     shuffled = images[60:, :, torch.randperm(24)]
     assert two_sample_accuracy(features(shuffled), features(images[:60]))[0] > 0.95
 
@@ -91,7 +111,7 @@ def test_the_filters_are_whitened_by_as_many_patches_whatever_the_size_of_the_ph
 
     monkeypatch.setattr(measures, "PATCHES", 2000)
     monkeypatch.setattr(torch.nn.functional, "unfold", count)
-    PatchFeatures(torch.rand(60, 3, height, width))
+    ImageFeatures(torch.rand(60, 3, height, width))
     assert len(counts) == 3
     assert all(1400 < patches <= 2000 for patches in counts)
 
@@ -109,10 +129,10 @@ def test_distances_ignore_brightness_and_contrast():
     images = torch.rand(5, 3, 4, 4)
     torch.testing.assert_close(standardise(0.3 * images + 0.2), standardise(images))
     assert standardise(torch.ones(1, 3, 4, 4)).isfinite().all()
-    x = torch.rand(20, 48)
-    distances, indices = nearest(x[[3, 7]] + 0.1, x)
-    assert indices.tolist() == [3, 7]
-    torch.testing.assert_close(distances, torch.full((2,), 0.1 * 48**0.5))
+    images = torch.rand(5, 3, 24, 24)
+    distances = view_distances(0.3 * images + 0.2, images)
+    assert distances.diagonal().max() < 1e-3
+    assert (distances + torch.eye(5)).min() > 0.5  # of others
 
 
 def plant_copies(share, dims):
@@ -127,8 +147,10 @@ def plant_copies(share, dims):
 
 def find_copies(samples, training, held_out):
     """What both tests return."""
-    tail = tail_share(nearest(samples, training)[0], nearest(held_out, training)[0])
-    return tail, count_copies(samples, training[None], held_out[None])
+    distances = torch.cdist(samples, torch.cat([training, held_out]))
+    held_out_distances = torch.cdist(held_out, training).amin(dim=1)
+    tail = tail_share(distances[:, : len(training)].amin(dim=1), held_out_distances)
+    return tail, count_copies(distances, len(training))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -157,15 +179,28 @@ def test_a_few_copies_are_found():
     assert p < 0.001
 
 
-def test_mirrored_copies_are_copies_and_many_copies_of_one_photograph_count_once():
-    photographs = torch.rand(300, 3, 6, 6)
-    training = with_mirrored(photographs[:200])
-    held_out = with_mirrored(photographs[200:])
-    copies = standardise(photographs[:30].flip(-1))
-    p = math.comb(200, 30) / math.comb(300, 30)
-    assert count_copies(copies, training, held_out) == (30, 0, pytest.approx(p))
-    assert count_copies(copies, held_out, training) == (0, 30, 1)
-    assert count_copies(copies[:1].repeat(30, 1), training, held_out) == (1, 0, pytest.approx(200 / 300))
+@pytest.mark.parametrize("change", ["mirrored", "moved", "moved more than a view", "cropped"])
+def test_copies_are_copies_also_where_they_were_changed(change):
+    coarse = torch.rand(150, 3, 8, 8)
+    photographs = torch.nn.functional.interpolate(coarse, (24, 24), mode="bicubic").clamp(0, 1)  # smooth, as they are
+    copies = photographs[:20].flip(-1)
+    if change.startswith("moved"):
+        pixels = 2 if change == "moved" else 9
+        copies = torch.nn.functional.pad(copies, (pixels, 0, 0, 0), mode="replicate")[..., :-pixels]
+    elif change == "cropped":
+        copies = torch.nn.functional.interpolate(copies[:, :, 3:-3, 3:-3], (24, 24), mode="bilinear", antialias=True)
+    of_training, of_held_out, p = count_copies(view_distances(copies, photographs), training_count=100)
+    if change == "moved more than a view":
+        assert of_training < 5
+    else:
+        assert (of_training, of_held_out) == (20, 0)
+        assert p == pytest.approx(math.comb(100, 20) / math.comb(150, 20))
+
+
+def test_many_copies_of_one_photograph_count_once():
+    photographs = torch.rand(30, 3, 24, 24)
+    distances = view_distances(photographs[:1].repeat(9, 1, 1, 1), photographs)
+    assert count_copies(distances, training_count=20) == (1, 0, pytest.approx(20 / 30))
 
 
 def test_the_p_value_of_a_tail_is_exact_also_where_it_is_tiny():

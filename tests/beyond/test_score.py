@@ -56,14 +56,15 @@ def test_the_score_of_all_models_and_of_one(run_score, tmp_path):
 
 def test_the_lines_of_the_log_hold_the_scores():
     rating = score.Score((0.767, 0.013), (0.07, 0.0214), 0.00018)
-    line = score.score_line("training photographs, 24x24", [rating] * 3)
+    line = score.score_line("training photographs, 24x24", [rating] * 3, (0.94, 0.012))
     match = score.SCORE_LINE.fullmatch(line)
     assert match["accuracy"] == "76.7% ± 1.3%"
+    assert match["thousands"] == "94.0% ± 1.2%"
     assert match["distance"] == "0.070 ± 0.021"
     assert match["species"] == "0.00018, 0.00018, 0.00018"
     assert match["near"] is match["copies"] is None
     others = rating._replace(accuracy=(0.787, 0.015), near=(0.015, 0.19), copies=(3, 1, 0.42))
-    match = score.SCORE_LINE.fullmatch(score.score_line("AE, fitted mixture, 24x24", [others, others]))
+    match = score.SCORE_LINE.fullmatch(score.score_line("AE, fitted mixture, 24x24", [others, others], (0.9, 0.0)))
     assert match["name"] == "AE, fitted mixture, 24x24"
     assert match["near"] == "1.5% (p = 0.19), 1.5% (p = 0.19)"
     assert match["copies"] == "3:1 (p = 0.42), 3:1 (p = 0.42)"
@@ -81,12 +82,15 @@ def test_the_judge_recognises_photographs_copies_and_noise():
         species = staticmethod(lambda features: features)
 
     judge = score.Judge(images[:140], images[140:], Classifier())
-    new = judge.score_samples(images[140:])
+    new = judge.score_samples(images[140:], judge.find_distances(images[140:]))
     assert new.copies[:2] == (0, 60)
-    copies = judge.score_samples(judge.draw_photographs(0).flip(-1))
+    mirrored = judge.draw_photographs(0).flip(-1)
+    copies = judge.score_samples(mirrored, judge.find_distances(mirrored))
     assert copies.accuracy[0] < 0.7
     assert copies.copies[0] == 60
     assert max(copies.near[1], copies.copies[2]) < 1e-6
+    assert judge.score_photographs_thousands()[0] < 0.7
+    assert judge.score_thousands(judge.held_out, images[:140]) == pytest.approx((0.5, 0.045), abs=0.05)
     noise = judge.score(torch.rand(60, 3, 12, 12, generator=generator))
     assert noise.accuracy[0] > 0.95
     assert noise.distance[0] > 10 * max(copies.distance[0], copies.distance[1])
