@@ -41,7 +41,7 @@ from trained.sampling import BATCH, decode, encode, normal_latents, sample_diffu
 
 SCORED = ("AE", "VAE", "GAN", "DDPM")  # without --model
 SEEDS = 3  # sets of samples of each model, each of as many as there are held-out photographs
-MORE_SEEDS = 4  # further sets, on all of which together another classifier is trained
+MORE_SEEDS = 2  # further sets: on all but the first one together another classifier is trained
 DRAWS = 20  # of photographs, scored against held-out ones: what chance does
 SHOWN = 10  # samples of each model in the comparison
 SHOWN_NEAREST = 16  # samples beside the nearest training photographs
@@ -258,8 +258,8 @@ def main(argv=None):
             else:
                 distances = [judge.find_distances(images) for images in sets]
                 scores[key] = [judge.score_samples(*pair) for pair in zip(sets, distances, strict=True)]
-                more = torch.cat([sample(args.seed + SEEDS + number) for number in range(MORE_SEEDS)])
-                thousands[key] = judge.score_thousands(sets[0], more)
+                more = [sample(args.seed + SEEDS + number) for number in range(MORE_SEEDS)]
+                thousands[key] = judge.score_thousands(sets[0], torch.cat([*sets[1:], *more]))
                 plot_copies(judge, name, sets[0], distances[0], scores[key][0], args.seed, root)
             log(score_line(key, scores[key], thousands[key]))
     if not args.model:
