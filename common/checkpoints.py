@@ -120,8 +120,8 @@ def one_line(problem: str, advice: str = ""):
         text = printable(" ".join(str(error).split())[:MAX_STRING])
         if isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, text):
             raise MemoryError(text) from None
-        pytorchs = re.search("(WeightsUnpickler error|Trying to load)[^.]*", text)  # after how to switch it off
-        reason = pytorchs[0] if pytorchs else text[:300]
+        pytorchs = re.search("(WeightsUnpickler error|Trying to load).*", text)  # after how to switch it off
+        reason = pytorchs[0].partition(". ")[0] if pytorchs else text[:300]
         if not isinstance(error, ValueError):
             reason = f"{type(error).__name__}: {reason}"
         raise UserError(f"{problem} ({reason}){advice}") from None
@@ -200,6 +200,8 @@ def _check_entries(checkpoint):
     """Raise ValueError where a checkpoint lacks an entry, before any code works on it."""
     if type(checkpoint) is not dict:
         raise ValueError("it holds no dict")
+    if isinstance(checkpoint.get("state_dict"), dict):
+        checkpoint["state_dict"] = {**checkpoint["state_dict"]}  # an OrderedDict may have attributes of any kind
     check_types(checkpoint, ENTRIES)
     _check_plain({name: value for name, value in checkpoint.items() if name not in WEIGHTS}, set())
     rows = checkpoint["history"]
@@ -231,22 +233,27 @@ def _check_plain(value, seen):
     if id(value) in seen:
         return
     seen.add(id(value))
-    kind = type(value)
-    if kind in (dict, list, tuple):
-        names = value if kind is dict else ()
-        if not all(type(name) is str for name in names):
+    if type(value) is dict:
+        if not all(type(name) is str for name in value):
             raise ValueError("it holds a dict whose entries have no names")
-        children = [*names, *value.values()] if kind is dict else value
-        for child in children:
-            _check_plain(child, seen)
-    elif kind is str:
+        value = [*value, *value.values()]
+    if type(value) not in (list, tuple):
+        _check_scalar(value)
+        return
+    for child in value:
+        _check_plain(child, seen)
+
+
+def _check_scalar(value):
+    """Raise ValueError unless it is a short printable text, a number that is not too large, or None."""
+    if type(value) is str:
         if len(value) > MAX_STRING or not value.isprintable():
             raise ValueError(f"it holds a text of {len(value)} letters or with control characters")
-    elif kind in (int, float):
+    elif type(value) in (int, float):
         if not abs(value) < 2**63:
             raise ValueError("it holds a number that is not finite, or 2^63 or more")
-    elif kind is not bool and value is not None:
-        raise ValueError(f"it holds a {kind.__name__} where only weights are arrays")
+    elif type(value) is not bool and value is not None:
+        raise ValueError(f"it holds a {type(value).__name__} where only weights are arrays")
 
 
 def _check_tensors(state_dict):

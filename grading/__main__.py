@@ -26,11 +26,11 @@ from common.flags import add_output_flag, make_parser
 from common.process import run_script
 from grading.archives import find_hand_ins, pack
 from grading.checks import TARGETS, Row, find_images, make_rows, plan
-from grading.copies import describe_origins
+from grading.copies import describe_origins, find_groups
 from grading.feedback import write_feedback
 from grading.limits import run_limited
 from grading.losses import check_retrained
-from grading.marks import Grade, find_copies, grade_all, grade_models, print_marks, retrain_some, save_marks, tabulate
+from grading.marks import Grade, find_traces, grade_all, grade_models, print_marks, retrain_some, save_marks, tabulate
 from grading.tables import markdown, tables
 from trained.registry import MODELS
 
@@ -133,8 +133,9 @@ def grade_class(
     problems = load_images(models, roots)
     if problems:
         raise UserError("; ".join(problems.values()))
+    own = find_traces(PROJECT, models, roots)
     grades = dict(zip([source.name for source in sources], grade_all(sources, models, roots), strict=True))
-    groups = find_copies(grades, models, roots)
+    groups = find_groups({"the project": own, **{name: grade.traces for name, grade in grades.items()}})
     retrained = retrain_some(grades, int(retrain), roots) if retrain else {}
     print_marks(grades, groups, retrained)
     if skipped:

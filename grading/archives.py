@@ -96,9 +96,7 @@ def _open(source):
     """{name: what opens the file} of the regular files in a folder or an archive. Raises UserError."""
     mode = source.lstat().st_mode
     if stat.S_ISDIR(mode):
-        paths = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
-        files = [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
-        yield {path.relative_to(source).as_posix(): partial(path.open, "rb") for path in files}
+        yield _list_folder(source)
         return
     if not stat.S_ISREG(mode):
         raise UserError("it is a link or a device, which is not followed: ask for a zip archive")
@@ -106,13 +104,24 @@ def _open(source):
         start = _read_start(source)
         if start in NOT_SUPPORTED:
             raise UserError(f"{NOT_SUPPORTED[start]} is not supported: ask for a zip archive")
-        if start.startswith(b"PK"):
-            with zipfile.ZipFile(source) as archive:
-                entries = [entry for entry in archive.infolist() if not stat.S_ISLNK(entry.external_attr >> 16)]
-                yield {entry.filename: partial(archive.open, entry) for entry in entries if not entry.is_dir()}
-        else:
-            with tarfile.open(source) as archive:
-                yield {entry.name: partial(archive.extractfile, entry) for entry in archive if entry.isreg()}
+        is_zip = start.startswith(b"PK")
+        with zipfile.ZipFile(source) if is_zip else tarfile.open(source) as archive:
+            yield _list_zip(archive) if is_zip else _list_tar(archive)
+
+
+def _list_folder(source):
+    paths = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
+    files = [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
+    return {path.relative_to(source).as_posix(): partial(path.open, "rb") for path in files}
+
+
+def _list_zip(archive):
+    entries = [entry for entry in archive.infolist() if not stat.S_ISLNK(entry.external_attr >> 16)]
+    return {entry.filename: partial(archive.open, entry) for entry in entries if not entry.is_dir()}
+
+
+def _list_tar(archive):
+    return {entry.name: partial(archive.extractfile, entry) for entry in archive if entry.isreg()}
 
 
 def _read_start(source):

@@ -8,6 +8,7 @@ the same training on another processor at 0.02 (MLPAE) to 0.24 (AE), one with an
 
 import re
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,19 +73,27 @@ def find_groups(traces: dict[str, dict[str, Trace]]) -> dict[tuple[str, ...], li
 
 def _connect(own):
     """[(hand-ins whose models are near each other or of one run, the largest distance between two that are), ...]."""
-    owners = list(own)
-    group = {owner: {owner} for owner in owners}
-    distances = {}
-    for i, first in enumerate(owners):
-        for second in owners[i + 1 :]:
-            distance = _distance(own[first], own[second])
-            if distance < NEAR or own[first].history == own[second].history:
-                distances[first, second] = distance
-                joined = group[first] | group[second]
-                group |= dict.fromkeys(joined, joined)
-    found = {tuple(owner for owner in owners if owner in members): members for members in group.values()}
-    connected = [(names, members) for names, members in found.items() if len(names) > 1]
-    return [(names, max(d for pair, d in distances.items() if pair[0] in members)) for names, members in connected]
+    distances = _find_pairs(own)
+    group = {owner: {owner} for owner in own}
+    for first, second in distances:
+        joined = group[first] | group[second]
+        group |= dict.fromkeys(joined, joined)
+    connected = []
+    for members in dict.fromkeys(tuple(sorted(members, key=list(own).index)) for members in group.values()):
+        if len(members) > 1:
+            largest = max(distance for (first, _), distance in distances.items() if first in members)
+            connected.append((members, largest))
+    return connected
+
+
+def _find_pairs(own):
+    """{(hand-in, hand-in): distance} of those with the same model."""
+    pairs = {}
+    for first, second in combinations(own, 2):
+        distance = _distance(own[first], own[second])
+        if distance < NEAR or own[first].history == own[second].history:
+            pairs[first, second] = distance
+    return pairs
 
 
 def _distance(first, second):

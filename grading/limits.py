@@ -37,30 +37,35 @@ FORKS = sys.platform == "linux"  # where libraries stand it, and where the syste
 def run_limited(function: Callable, tasks: list[tuple], workers: int) -> Iterator[tuple[int, object]]:
     """Yield (number of a task, function(*task)) in the order in which they end, at most so many at once. Where a task
     exceeds a limit or raises an exception, a UserError takes the place of what the function returns."""
-    context = get_context("fork" if FORKS else "spawn")
     waiting = list(enumerate(tasks))
     running = {}  # {pipe: (number, process, when it is ended)}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 number, task = waiting.pop(0)
-                pipe, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(sender, function, task))
-                process.start()
-                sender.close()  # its only end is now the process's: where that dies, the pipe says so
+                pipe, process = _start(function, task)
                 running[pipe] = (number, process, time.monotonic() + WAITING * SECONDS)
-            first = min(deadline for _, _, deadline in running.values())
-            ready = connection.wait(running, max(0, first - time.monotonic()))
-            late = [pipe for pipe, (_, _, deadline) in running.items() if deadline < time.monotonic()]
-            for pipe in ready or late:
+            pipe, (number, process, deadline) = min(running.items(), key=lambda item: item[1][2])
+            ready = connection.wait(running, max(0, deadline - time.monotonic()))
+            if ready:
+                [pipe, *_] = ready
                 number, process, _ = running[pipe]
-                answer = _receive(pipe, process) if ready else UserError(TOO_SLOW)
-                del running[pipe]
-                _end(process)
-                yield number, answer
+            answer = _receive(pipe, process)
+            del running[pipe]
+            yield number, answer
     finally:
         for _, process, _ in running.values():
             _end(process)
+
+
+def _start(function, task):
+    """(the pipe that will bring the answer, the process)."""
+    context = get_context("fork" if FORKS else "spawn")
+    pipe, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, function, task))
+    process.start()
+    sender.close()  # its only end is now the process's: where that dies, the pipe says so
+    return pipe, process
 
 
 def _work(sender, function, task):
@@ -87,13 +92,16 @@ def _work(sender, function, task):
 
 
 def _receive(pipe, process):
+    """The answer of a process that is ready, or has used up its time, or has died."""
     try:
-        return pipe.recv()
-    except (EOFError, OSError):  # it died
+        return pipe.recv() if pipe.poll() else UserError(TOO_SLOW)
+    except (EOFError, OSError):
         process.join()
         if FORKS and process.exitcode == -signal.SIGXCPU:
             return UserError(TOO_SLOW)
         return UserError(f"{TOO_LARGE}, or its process was ended (status {process.exitcode})")
+    finally:
+        _end(process)
 
 
 def _end(process):

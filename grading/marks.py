@@ -16,12 +16,12 @@ from unicodedata import east_asian_width
 
 from tqdm import tqdm
 
-from common import PROJECT, UserError, printable
+from common import UserError, printable
 from common.checkpoints import atomic_write
 from common.process import say
 from grading.archives import collect
 from grading.checks import NOT_CHECKED, TARGETS, Row, check_all, plan
-from grading.copies import Trace, find_groups, trace
+from grading.copies import Trace, trace
 from grading.limits import run_limited
 from grading.losses import check_retrained
 from trained.registry import MODELS
@@ -94,11 +94,16 @@ def grade(source: Path, folder: Path, models: list[str], roots: dict[str, str | 
 def grade_models(root: Path, models: list[str], roots: dict[str, str | None]) -> Grade:
     """The grade of the models below an output root."""
     rows = [row._replace(finding=row.finding[:MAX_TEXT]) for row in check_all(root, models, roots)]
+    return Grade(rows, find_traces(root, models, roots))
+
+
+def find_traces(root: Path, models: list[str], roots: dict[str, str | None]) -> dict[str, Trace]:
+    """{model: its trace} of the models below an output root that can be read."""
     traces = {}
     for name in models:
         with suppress(UserError):
             traces[name] = trace(name, root, roots[MODELS[name].data])
-    return Grade(rows, traces)
+    return traces
 
 
 def find_odd(row: Row) -> bool:
@@ -106,17 +111,23 @@ def find_odd(row: Row) -> bool:
     return row.model in ODD_MODELS and row.ratio < ODD_RATIO
 
 
+def describe_odd(grade: Grade) -> str:
+    """The odd ratios of a hand-in."""
+    return ", ".join(f"{row.model} {row.ratio:.2f}" for row in grade.rows if find_odd(row))
+
+
 def retrain_some(grades: dict[str, Grade], count: int, roots: dict[str, str | None]) -> dict[str, list[str]]:
     """{hand-in: findings} of training again the models with an odd ratio, and so many others at random."""
-    passed = [(name, row) for name, grade in grades.items() for row in grade.rows if row.check == "weights"]
-    passed = [(name, row) for name, row in passed if row.passed and row.model in grades[name].traces]
-    others = [pair for pair in passed if not find_odd(pair[1])]
-    chosen = [pair for pair in passed if find_odd(pair[1])] + random.sample(others, min(count, len(others)))
+    odd = []
+    others = []
+    for name, grade in grades.items():
+        for row in grade.rows:
+            if row.check == "weights" and row.passed and row.model in grade.traces:
+                (odd if find_odd(row) else others).append((name, row.model))
     findings = {}
-    for name, row in chosen:
-        agrees, finding = check_retrained(grades[name].traces[row.model].claim, roots[MODELS[row.model].data])
-        text = f"{row.model}: {'pass' if agrees else 'FAIL'}, {finding}"
-        findings.setdefault(name, []).append(text)
+    for name, model in odd + random.sample(others, min(count, len(others))):
+        agrees, finding = check_retrained(grades[name].traces[model].claim, roots[MODELS[model].data])
+        findings.setdefault(name, []).append(f"{model}: {'pass' if agrees else 'FAIL'}, {finding}")
     return findings
 
 
@@ -130,8 +141,7 @@ def tabulate(grades: dict[str, Grade], groups: Iterable[tuple[str, ...]], retrai
             row[f"{part}: evidence, of {most:g}"] = f"{points[part]:.4g}" if part in points else ""
         numbers = [str(number) for number, members in enumerate(groups, 1) if name in members]
         failures = "; ".join(f"{row.model}, {row.check}: {row.finding}" for row in grade.failures)
-        odd = [f"{row.model} {row.ratio:.2f}" for row in grade.rows if find_odd(row)]
-        row |= {"checks passed": grade.checks, "group of copies": ", ".join(numbers), "odd ratio": ", ".join(odd)}
+        row |= {"checks passed": grade.checks, "group of copies": ", ".join(numbers), "odd ratio": describe_odd(grade)}
         row["trained again"] = "; ".join(retrained.get(name, []))
         row["what fails"] = f"not graded: {grade.problem}" if grade.problem else failures
         table.append({column: harmless(text) for column, text in row.items()})
@@ -140,27 +150,33 @@ def tabulate(grades: dict[str, Grade], groups: Iterable[tuple[str, ...]], retrai
 
 def print_marks(grades: dict[str, Grade], groups: dict[tuple[str, ...], list[str]], retrained: dict) -> None:
     """Print a line for each hand-in, then what a person should look at."""
-    names = [crop(name) for name in grades]
-    width = max(map(columns, [*names, "evidence, of"]))
+    width = max(columns(crop(name)) for name in (*grades, "evidence, of"))
+    most = {part: points for part, (points, _) in SCHEME.items()}
     print("  ".join([pad("hand-in", width), *SCHEME, "checks"]))
-    print("  ".join([pad("evidence, of", width), *(f"{most:>{len(part)}g}" for part, (most, _) in SCHEME.items())]))
-    for name, grade in zip(names, grades.values(), strict=True):
-        points = grade.points
-        cells = [f"{points[part]:>{len(part)}.4g}" if part in points else " " * len(part) for part in SCHEME]
-        note = f"not graded: {printable(grade.problem)[:100]}" if grade.problem else grade.checks
-        print("  ".join([pad(name, width), *cells, note] if not grade.problem else [pad(name, width), note]))
+    print("  ".join([pad("evidence, of", width), *align(most)]))
+    for name, grade in grades.items():
+        cells = (
+            [f"not graded: {printable(grade.problem)[:80]}"] if grade.problem else [*align(grade.points), grade.checks]
+        )
+        print("  ".join([pad(crop(name), width), *cells]))
     print("\nThe points are evidence from weights, logs and pictures; code and report are for a person.")
     for number, (members, models) in enumerate(groups.items(), 1):
         print(printable(f"group {number}: {', '.join(members)}: {', '.join(models)}"))
     if groups:
         print("Equal seeds and settings give equal bits on equal processors: ask before you judge.")
     for name, grade in grades.items():
-        odd = [f"{row.model} {row.ratio:.2f}" for row in grade.rows if find_odd(row)]
-        if odd and name not in retrained:
-            text = f"validation loss / training loss is only {', '.join(odd)}: perhaps trained on validation images"
-            print(printable(f"{name}: {text}; --retrain 0 trains it again"))
         for finding in retrained.get(name, []):
             print(printable(f"{name}: trained again, {finding}"))
+        if describe_odd(grade) and name not in retrained:
+            text = (
+                f"validation loss / training loss is only {describe_odd(grade)}: perhaps trained on validation images"
+            )
+            print(printable(f"{name}: {text}; --retrain 0 trains it again"))
+
+
+def align(points: dict[str, float]) -> list[str]:
+    """The points as cells below the names of the parts."""
+    return [f"{points[part]:>{len(part)}.4g}" if part in points else " " * len(part) for part in SCHEME]
 
 
 def columns(text: str) -> int:
@@ -198,12 +214,3 @@ def save_marks(path: Path, table: list[dict[str, str]]) -> None:
     with atomic_write(path) as file:
         file.write(text.getvalue().encode("utf-8-sig"))  # with the mark by which spreadsheets know the encoding
     say(f"wrote {path}")
-
-
-def find_copies(grades: dict[str, Grade], models: list[str], roots: dict, project: Path = PROJECT):
-    """{hand-ins that share models: which}, the models of the project among them."""
-    own = {}
-    for name in models:
-        with suppress(UserError):
-            own[name] = trace(name, project, roots[MODELS[name].data])
-    return find_groups({"the project": own, **{name: grade.traces for name, grade in grades.items()}})

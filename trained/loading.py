@@ -64,6 +64,11 @@ def _check(entry: Entry, checkpoint: dict) -> None:
     seeds = [checkpoint["seed"], data.get("split_seed") if entry.data == "flowers" else 0]
     if not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ValueError("its seed or its split seed is not a whole number from 0")
+    _check_sizes(config, data)
+
+
+def _check_sizes(config, data):
+    """Raise ValueError unless the images and the classes that a model was built for are those of its data."""
     size = config.get("image_size") or [config.get("img_height", 28), config.get("img_width", 28)]
     if data["image_size"] != size or not all(type(side) is int and 0 < side <= MAX_SIDE for side in size):
         raise ValueError(f"its images are {size}, and its data {data['image_size']}, at most {MAX_SIDE}x{MAX_SIDE}")
