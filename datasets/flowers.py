@@ -1,8 +1,10 @@
 """Photographs of flowers: found, decoded in threads, and put in a seeded order."""
 
 import os
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from common import UserError
 from datasets import find_folder
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
 
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # of photographs
 DECODE_CHUNK = 8  # images that a thread decodes at a time
 MAX_NAMES = 5  # files that a warning names
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # how such files begin, behind 4 bytes
@@ -140,15 +143,22 @@ def _is_pipe(path):
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
+@cache
+def _photograph_formats():
+    """Those that this Pillow reads. Some of its others hold a program that it would hand to Ghostscript."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def open_photograph(path, height, width):
     """One image file, decoded. Raises UserError, whatever Pillow raises, or where the format is not supported."""
     try:
-        with Image.open(path) as image:
-            if image.format == "EPS":
-                raise UserError("it is a program, which Pillow hands to Ghostscript")
-            image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            raise UserError("not a file")
+        with Image.open(path, formats=_photograph_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{image.width}x{image.height} pixels are too many")
+            image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
             if image.mode == "F":
                 raise UserError("floating-point images have no fixed range of values")
             ImageOps.exif_transpose(image, in_place=True)

@@ -1,22 +1,31 @@
-"""Archives of hand-ins: packing one's own, and reading those of others, whose files may be hostile."""
+"""Archives of hand-ins: packing one's own, and reading those of others, however they are wrapped."""
 
 import os
 import stat
+import tarfile
 import zipfile
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from common import UserError
-from common.checkpoints import atomic_write
+from common import UserError, printable
+from common.checkpoints import atomic_write, one_line
 
 NOT_HANDED_IN = ("flowers", "mnist", ".git", "__pycache__", "LastModel_*", "*.tmp", "*.zip", ".DS_Store")
 NOT_HANDED_IN += ("replaced", "synthetic", ".ipynb_checkpoints", ".hypothesis", "BestModel_*_given?.pth")
 MARKERS = ("CACHEDIR.TAG", "pyvenv.cfg", "conda-meta")  # what caches and virtual environments hold
-MAX_FILE = 64 * 2**20  # bytes of a file in somebody else's hand-in
-MAX_ENTRIES = 100_000  # files in it
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+NOT_SUPPORTED = {b"Rar!": ".rar", b"7z\xbc\xaf": ".7z"}  # {how the file begins: its suffix}
+SUFFIXES = (*ARCHIVES, *NOT_SUPPORTED.values())
+RESULTS = ("model", "models", "log", "logs", "vis")  # folders that hold the wanted files, in lower case
+MAX_FILE = 64 * 2**20  # bytes of a wanted file
+MAX_ARCHIVE = 512 * 2**20  # bytes of an archive inside another, or inside a folder
+CHUNK = 2**20  # bytes that are read at a time
+MAX_INNER = 5  # archives inside another
+MAX_DIRECTORY = 16 * 2**20  # bytes of a zip archive's list of files: about 100,000 of them
 
 
 def pack(path: Path, root: Path, data_sets: list[Path]) -> list[str]:
@@ -39,58 +48,126 @@ def _belongs(path):
     return not named and not any((path / marker).exists() for marker in MARKERS)
 
 
-def collect(source: Path, wanted: Iterable[str], target: Path) -> None:
+def find_hand_ins(folder: Path) -> tuple[list[Path], list[str]]:
+    """(the folders, archives and links in a folder, sorted by name; the names of what is none of these). Raises
+    UserError where there is no hand-in."""
+    paths = sorted(folder.glob("*"))
+    is_hand_in = {path: path.is_dir() or path.is_symlink() or path.name.lower().endswith(SUFFIXES) for path in paths}
+    sources = [path for path in paths if is_hand_in[path] and not path.name.startswith((".", "__MACOSX"))]
+    if not sources:
+        raise UserError(f"{folder} is no folder, or holds no hand-in: expected a folder or a zip archive for each")
+    return sources, [path.name for path in paths if path not in sources]
+
+
+def collect(source: Path, wanted: Iterable[str], target: Path, depth: int = 2) -> dict[str, str]:
     """Copy the wanted files, "models/BestModel_AE.pth" and the like, from a hand-in to a folder.
 
-    source: a folder or a zip archive, in which models/, vis/ and log/ may lie at any depth, all beside each other.
-    Nothing else is read or written, whatever the names in it say; no link is followed. Raises UserError where it is
-    neither, holds none of them, or one is larger than MAX_FILE, whatever size it claims.
+    source: a folder, or a zip or tar archive. The wanted files are recognised by their own names, wherever they lie,
+    and no name decides where anything is written; no link is followed. Where there are none, archives inside are
+    searched; depth: how many archives are opened, one inside the other.
+    Returns {wanted file: why it cannot be read}. Raises UserError where none of them can.
     """
-    is_folder = source.is_dir() and not source.is_symlink()
-    try:
-        with nullcontext() if is_folder else zipfile.ZipFile(source) as archive:
-            openers = _list_folder(source) if is_folder else _list_archive(archive)
-            for file, name in _choose(openers, set(wanted)).items():
-                with openers[name]() as stream:
-                    data = stream.read(MAX_FILE + 1)
-                if len(data) > MAX_FILE:
-                    raise UserError(f"its {file} is larger than {MAX_FILE >> 20} MiB")
-                (target / file).parent.mkdir(parents=True, exist_ok=True)
-                (target / file).write_bytes(data)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive can make zipfile raise almost anything
-        raise UserError(f"neither a folder nor a zip archive that can be read ({type(error).__name__})") from None
+    with _open(source) as openers:
+        chosen = _choose(openers, wanted)
+        if chosen:
+            problems = {file: _copy(openers[name], target / file, MAX_FILE) for file, name in chosen.items()}
+            if all(problems.values()):
+                raise UserError("; ".join(sorted(set(problems.values()))[:3]))
+            return {file: problem for file, problem in problems.items() if problem}
+        depth -= not source.is_dir()
+        inner = [name for name in openers if name.lower().endswith(SUFFIXES)][: MAX_INNER if depth else 0]
+        reason = f"it holds {len(openers)} files, none with the name of a model, a log or a picture of this project"
+        for number, name in enumerate(inner):
+            copy = target / f"inner {depth} {number}"
+            problem = _copy(openers[name], copy, MAX_ARCHIVE)
+            try:
+                if not problem:
+                    return collect(copy, wanted, target, depth)
+            except UserError as error:
+                problem = str(error)
+            finally:
+                copy.unlink(missing_ok=True)
+            reason = f"{printable(name)[-100:]} inside it: {problem}"
+    raise UserError(reason)
+
+
+@contextmanager
+def _open(source):
+    """{name: what opens the file} of the regular files in a folder or an archive. Raises UserError."""
+    mode = source.lstat().st_mode
+    if stat.S_ISDIR(mode):
+        yield _list_folder(source)
+        return
+    if not stat.S_ISREG(mode):
+        raise UserError("it is a link or a device, which is not followed: ask for a zip archive")
+    with one_line("it is no archive that can be read"):
+        start = _read_start(source)
+        if start in NOT_SUPPORTED:
+            raise UserError(f"{NOT_SUPPORTED[start]} is not supported: ask for a zip archive")
+        is_zip = start.startswith(b"PK")
+        with zipfile.ZipFile(source) if is_zip else tarfile.open(source) as archive:
+            yield _list_zip(archive) if is_zip else _list_tar(archive)
 
 
 def _list_folder(source):
-    """{name: what opens the file}, without links."""
     paths = [Path(folder, name) for folder, _, names in os.walk(source) for name in names]
     files = [path for path in paths if stat.S_ISREG(path.lstat().st_mode)]
     return {path.relative_to(source).as_posix(): partial(path.open, "rb") for path in files}
 
 
-def _list_archive(archive):
-    """{name: what opens the file}, without links, and of the compressions of which zipfile unpacks no more than it is
-    asked for."""
-    openers = {}
-    for entry in archive.infolist():
-        is_link = stat.S_ISLNK(entry.external_attr >> 16)
-        if not is_link and entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            openers[entry.filename] = partial(archive.open, entry)
-    return openers
+def _list_zip(archive):
+    entries = [entry for entry in archive.infolist() if not stat.S_ISLNK(entry.external_attr >> 16)]
+    return {entry.filename: partial(archive.open, entry) for entry in entries if not entry.is_dir()}
+
+
+def _list_tar(archive):
+    return {entry.name: partial(archive.extractfile, entry) for entry in archive if entry.isreg()}
+
+
+def _read_start(source):
+    """The first four bytes of an archive. Raises UserError for a zip archive of too many files, to read whose list
+    would take long."""
+    with open(source, "rb") as file:
+        start = file.read(4)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 2**16 - 22))
+        _, is_zip, end = file.read().rpartition(b"PK\5\6")
+    if is_zip and int.from_bytes(end[8:12], "little") > MAX_DIRECTORY:
+        raise UserError("it lists more than 100,000 files: ask for an archive without data and virtual environment")
+    return start
 
 
 def _choose(names, wanted):
-    """{wanted file: its name}, of the folder that holds most of them. Raises UserError where none does."""
-    if len(names) > MAX_ENTRIES:
-        raise UserError(f"it holds more than {MAX_ENTRIES} files")
-    folders = {}  # {what stands before models/, vis/ and log/: {wanted file: its name}}
+    """{wanted file: its name in the hand-in}; of several of one name, the one beside most of the others."""
+    by_name = {PurePosixPath(file).name.lower(): file for file in wanted}
+    groups = {}  # {the folder that holds models/, log/ and vis/: {wanted file: its name}}
     for name in names:
-        parts = PurePosixPath(name.replace("\\", "/")).parts  # some programs of Windows write \
-        file = "/".join(parts[-2:])
-        if file in wanted:
-            folders.setdefault(parts[:-2], {})[file] = name
-    if not folders:
-        raise UserError("it holds no models/, vis/ and log/ of this project")
-    return max(folders.items(), key=lambda item: (len(item[1]), -len(item[0])))[1]
+        *folders, last = name.replace("\\", "/").split("/")  # some programs of Windows write \
+        file = by_name.get(last.lower())
+        if file and folders and folders[-1].lower() in RESULTS:
+            folders.pop()
+        if file and "__MACOSX" not in folders:
+            groups.setdefault(tuple(folders), {}).setdefault(file, name)
+    chosen = {}
+    for folders in sorted(groups, key=lambda folders: (len(groups[folders]), -len(folders))):
+        chosen |= groups[folders]  # the fullest comes last, and wins
+    return chosen
+
+
+def _copy(opener, path, limit):
+    """Copy a file of at most so many bytes. Returns why it cannot be read, or ""."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    problem = ""
+    try:
+        with opener() as stream, open(path, "wb") as file:
+            while not problem and (chunk := stream.read(CHUNK)):
+                file.write(chunk)
+                problem = f"it is larger than {limit >> 20} MiB" if file.tell() > limit else ""
+    except MemoryError:
+        raise
+    except Exception as error:  # encrypted, damaged, compressed in a way that Python does not know, ...
+        reason = "it is encrypted" if "encrypted" in str(error) else str(error)[:100] or type(error).__name__
+        problem = printable(f"it cannot be read: {reason}")
+    if problem:
+        path.unlink(missing_ok=True)
+    return problem

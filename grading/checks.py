@@ -7,23 +7,28 @@ the checked files hold is run as code.
 """
 
 import math
+import os
 import re
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
+
 from common import UserError
+from common.checkpoints import one_line
 from common.run import count_since_best
 from data import create_flower_dataloaders, create_mnist_dataloaders
 from datasets.images import ImageDataset, make_loaders
 from grading.evidence import check_figures, describe_figure, problem_of_log
-from grading.losses import MAX_EPOCHS, check_retrained, mean_image_loss, problem_of_losses, recompute
+from grading.losses import MAX_EPOCHS, mean_image_loss, problem_of_losses, recompute
 from trained.loading import load_model, name_model
 from trained.registry import MODELS, checkpoint_file, root_flag, training_command
 
 NOT_CHECKED = "not checked, for what fails above"
 BATCH = 256  # images at once, as in validation
-FEW = 5000  # training digits: their loss is compared to within 5 %, and all 55,000 would take half a minute
+FEW = 2000  # training digits: their loss is compared to within 5 %, and all 55,000 would take half a minute
 MLP = "1728 -> 256 -> 128 -> 64 -> 128 -> 256 -> 1728"
 CNN = "3x24x24 -> 32x12x12 -> 64x6x6 -> 128x6x6 -> 64 -> 128x6x6 -> 64x6x6 -> 32x12x12 -> 3x24x24"
 GRIDS = ("train", "valid", "random")
@@ -58,6 +63,7 @@ class Row(NamedTuple):
     target: str
     passed: bool
     finding: str
+    ratio: float = math.nan  # of validation to training loss, in the row "weights"
 
 
 def plan(name: str) -> dict[str, str]:
@@ -80,40 +86,79 @@ def plan(name: str) -> dict[str, str]:
 
 @cache
 def find_images(data: str, root: str | None) -> tuple[tuple | None, str]:
-    """(the loaders of the real "flowers" or "MNIST", or None where they are not in the folder; why they are not)."""
-    try:
-        if data == "flowers":
-            return create_flower_dataloaders(BATCH, root, data="real"), ""
-        train, valid, test = (loader.dataset for loader in create_mnist_dataloaders(BATCH, root, data="real"))
-        few = ImageDataset(train.images[:FEW], train.labels[:FEW], train.info)
-        return make_loaders(BATCH, few, valid, test), ""
-    except UserError as error:
-        reason = re.split(r"\. Name|: put", str(error))[0]  # its advice names the flags of other scripts
-        return None, f"{reason} (--{data.lower()} names the folder)"
+    """(the loaders of the real "flowers" or "MNIST", or None where they are not in the folder; why they are not, or
+    which files in it were skipped)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            if data == "flowers":
+                loaders = create_flower_dataloaders(BATCH, root, data="real")
+            else:
+                train, valid, test = (part.dataset for part in create_mnist_dataloaders(BATCH, root, data="real"))
+                few = ImageDataset(train.images[:FEW], train.labels[:FEW], train.info)
+                loaders = make_loaders(BATCH, few, valid, test)
+        except UserError as error:
+            reason = re.split(r"\. Name|: put", str(error))[0]  # its advice names the flags of other scripts
+            return None, f"{reason}; `python -m grading --{data.lower()} DIR` names the folder"
+    return loaders, "; ".join(str(warning.message) for warning in caught)
 
 
-def check_all(root: Path, models, roots: dict[str, str | None], retrain=()) -> list[Row]:
+def check_all(root: Path, models, roots: dict[str, str | None]) -> list[Row]:
     """The rows of models below an output root; roots: the folders of the "flowers" and of "MNIST", None where they are
-    the project's; retrain: the models to train again."""
-    return [row for name in models for row in check_model(name, root, roots, name in retrain)]
+    the project's."""
+    return [row for name in models for row in check_model(name, root, roots)]
 
 
-def check_model(name: str, root: Path, roots: dict[str, str | None], retrain: bool = False) -> list[Row]:
+def check_model(name: str, root: Path, roots: dict[str, str | None]) -> list[Row]:
     """The rows of a model."""
-    planned = plan(name) | ({"trained again": "the loss claimed"} if retrain else {})
-    first, *_ = planned
+    first, *_ = plan(name)
+    findings = {}
     try:
-        model, checkpoint = load_model(name, root)
-        check_history(checkpoint)
-        findings = {first: (True, name_model(checkpoint))}
-        findings |= check_loaded(model, checkpoint, root, roots)
-        if retrain and "weights" in findings:
-            findings["trained again"] = check_retrained(checkpoint, roots[MODELS[name].data])
+        with one_line("it cannot be checked"):
+            model, checkpoint = load_model(name, root)
+            check_history(checkpoint)
+            findings[first] = (True, name_model(checkpoint))
+            findings |= check_loaded(model, checkpoint, root, roots)
     except UserError as error:
-        findings = {first: (False, str(error))}
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of a checkpoint with odd content
-        findings = {first: (False, f"it cannot be checked ({type(error).__name__}: {error})")}
-    return [Row(name, check, target, *findings.get(check, (False, NOT_CHECKED))) for check, target in planned.items()]
+        findings[first] = (False, str(error))
+    advice = advise(name, root)
+    findings = {
+        check: finding if finding[0] or "`" in finding[1] else (False, finding[1] + advice, *finding[2:])
+        for check, finding in findings.items()
+    }
+    return make_rows(name, findings)
+
+
+def make_rows(name: str, findings: dict[str, tuple]) -> list[Row]:
+    """The rows of a model, of {check: (passed, finding)} of those checks that were made."""
+    return [
+        Row(name, check, target, *findings.get(check, (False, NOT_CHECKED))) for check, target in plan(name).items()
+    ]
+
+
+def is_training(name: str, root: Path) -> bool:
+    """Whether a run is training a model below a root."""
+    lock = FileLock(root / "models" / f"LastModel_{name}.lock")
+    if not os.path.isfile(lock.lock_file):
+        return False
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except (OSError, Timeout) as error:
+        return isinstance(error, Timeout)
+
+
+def advise(name: str, root: Path) -> str:
+    """What ends a finding that names no command: the one that trains the model, and writes its whole log."""
+    if is_training(name, root):
+        return "; its training is still going on: check again when it has ended"
+    log = f"log/train_{name}.txt"
+    target = f'"{root / log}"' if root_flag(root) else f"./{log}"
+    last = root / "models" / checkpoint_file(name).replace("Best", "Last")
+    if last.is_file():
+        command = f"{training_command(name, root)} --resume > {target}"
+        return f"; `{command}`, with the flags of its training, ends it and writes all of its log"
+    return f"; train again and keep what it prints, `{training_command(name, root)} > {target}`"
 
 
 def check_history(checkpoint: dict) -> None:
@@ -131,7 +176,7 @@ def check_history(checkpoint: dict) -> None:
     if len(history) > planned or len(history) < planned and not stopped_early:
         raise UserError(f"its settings say {planned} epochs and a patience of {patience}, it has {len(history)} epochs")
     if MODELS[checkpoint["model"]].data == "MNIST" and "test_loss" not in checkpoint:
-        raise UserError("it lacks the test after its training, which --resume adds")
+        raise UserError("it lacks the test after its training")
 
 
 def check_loaded(model, checkpoint: dict, root: Path, roots: dict[str, str | None]) -> dict[str, tuple[bool, str]]:
@@ -141,9 +186,10 @@ def check_loaded(model, checkpoint: dict, root: Path, roots: dict[str, str | Non
     findings = check_log(root, checkpoint)
     epochs = len(checkpoint["history"])
     findings["epochs"] = epochs <= target.max_epochs, str(epochs)
-    loaders, problem = find_images(MODELS[name].data, roots[MODELS[name].data])
-    problem = problem or problem_of_data(checkpoint["data"], loaders[0].dataset.info)
-    findings["data"] = not problem, problem or f"fingerprint {checkpoint['data']['fingerprint']}"
+    loaders, note = find_images(MODELS[name].data, roots[MODELS[name].data])
+    problem = problem_of_data(checkpoint["data"], loaders[0].dataset.info) if loaders else note
+    text = problem or f"fingerprint {checkpoint['data']['fingerprint']}"
+    findings["data"] = not problem, f"{text}; here were {note}" if loaders and note else text
     layers = model.describe_layers() if target.layers else ""
     if layers != target.layers:  # which may take any memory
         findings["layers"] = False, f"{layers}, expected {target.layers}"
@@ -157,12 +203,9 @@ def check_loaded(model, checkpoint: dict, root: Path, roots: dict[str, str | Non
 
 def check_log(root: Path, checkpoint: dict) -> dict[str, tuple[bool, str]]:
     """{check: (passed, finding)} of the log."""
-    name = checkpoint["model"]
-    log = f"log/train_{name}.txt"
+    log = f"log/train_{checkpoint['model']}.txt"
     problem = problem_of_log(root / log, checkpoint)
-    target = f'"{root / log}"' if root_flag(root) else f"./{log}"
-    again = f"{problem}; train again and keep what it prints, `{training_command(name, root)} > {target}`"
-    return {log: (False, again) if problem else (True, "as in the checkpoint")}
+    return {log: (not problem, problem or "as in the checkpoint")}
 
 
 def problem_of_data(trained: dict, here: dict) -> str:
@@ -173,16 +216,18 @@ def problem_of_data(trained: dict, here: dict) -> str:
     return f"trained on {texts[0]}, but here is {texts[1]}"
 
 
-def check_losses(model, checkpoint: dict, root: Path, loaders) -> dict[str, tuple[bool, str]]:
-    """{check: (passed, finding)} of what the weights give."""
+def check_losses(model, checkpoint: dict, root: Path, loaders) -> dict[str, tuple]:
+    """{check: (passed, finding), with the ratio in "weights"} of what the weights give."""
     target = TARGETS[checkpoint["model"]]
     try:
         losses, (low, high) = recompute(model, checkpoint, loaders)
     except UserError as error:
         return {"weights": (False, str(error))}
     problem = problem_of_losses(losses, checkpoint)
+    ratio = losses["valid"]["loss"] / losses["train"]["loss"]
     text = f"validation loss {losses['valid']['loss']:.6g}, claimed {checkpoint['valid_loss']:.6g}"
-    findings = {"weights": (not problem, problem or text)}
+    text += f", {ratio:.2f} times the training loss; only --retrain shows how it was trained"
+    findings = {"weights": (not problem, problem or text, ratio)}
     findings["outputs"] = 0 <= low <= high <= 1, f"{low:.6f} to {high:.6f}"
     for split, below in target.loss_below.items():
         loss = losses[split]["loss"]

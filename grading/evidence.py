@@ -9,7 +9,6 @@ import codecs
 import os
 import re
 import tempfile
-import warnings
 from contextlib import redirect_stderr
 from io import StringIO
 from itertools import zip_longest
@@ -20,6 +19,7 @@ from PIL import Image
 
 import main as mnist_script
 from common import UserError
+from common.checkpoints import one_line
 from common.run import epoch_line, last_lines
 from random_generation import generate
 from trained.loading import name_model
@@ -35,6 +35,7 @@ RANDOM = ("random", "samples")  # kinds that show no data, and whose titles say 
 RANDOM_IMAGES = 60  # of random_generation.py without --n
 STARTS = ("Data: ", "Settings: ", "Epoch: ", "Best Valid Loss: ", "Test Loss: ")  # of a log's lines that are compared
 NOT_COMPARED = re.compile("(?<=^Data: ).*(?=fingerprint)|, saved to .*")  # in these lines
+QUOTED = 100  # letters of a log or a title in a finding
 PIXEL_TOLERANCE = 12  # of 255 levels
 PIXELS_TOLERATED = 0.001  # the share of pixels that may differ by more: other machines round differently
 
@@ -83,7 +84,8 @@ def find_difference(expected: str, line: str) -> str:
     fields = [NOT_COMPARED.sub("", text).split(", ") for text in (expected, line)]
     for field, logged in zip_longest(*fields, fillvalue="nothing"):
         if field != logged:
-            return f'where the checkpoint has "{fields[0][0]}", it says "{logged}" instead of "{field}"'
+            start, logged, field = (text[:QUOTED] for text in (fields[0][0], logged, field))
+            return f'where the checkpoint has "{start}", it says "{logged}" instead of "{field}"'
     return ""
 
 
@@ -118,33 +120,28 @@ def problem_of_figure(kind: str, path: Path, again: Path, model, checkpoint: dic
     if not os.path.isfile(path):
         return "missing"
     try:
-        pixels, text = read_png(path)
-    except Exception as error:  # a damaged file can make Pillow raise almost anything
-        return f"not a PNG that can be read ({type(error).__name__})"
-    title = text.get("Title", "")
-    if title.partition("\n")[0] != name_model(checkpoint):
-        return f'of another model or run: its title is "{title[:100]}", expected "{name_model(checkpoint)}"'
-    seed = re.search(r", seed (\d{1,18})\b", title)
-    try:
-        if not again.exists():  # some are plotted together
-            plot_again(kind, again.parent.parent, model, checkpoint, loaders, int(seed[1]) if seed else 0)
+        with one_line("not a PNG that can be read"), Image.open(path, formats=["PNG"]) as image:
+            title = str(image.info.get("Title", ""))
+            if title.partition("\n")[0] != name_model(checkpoint):
+                return f'of another model or run: its title is "{title[:QUOTED]}", expected "{name_model(checkpoint)}"'
+            seed = re.search(r", seed (\d{1,18})\b", title)
+            if not again.exists():  # some are plotted together
+                plot_again(kind, again.parent.parent, model, checkpoint, loaders, int(seed[1]) if seed else 0)
+            with Image.open(again) as expected:
+                return compare_pixels(image, expected)
     except UserError as error:
-        return f"it cannot be plotted again ({error})"
-    expected, text = read_png(again)
-    if pixels.shape != expected.shape:
-        return f"not as the weights draw it: {pixels.shape[:2]} pixels, expected {expected.shape[:2]}"
-    left, top, right, bottom = map(int, text["Plot"].split())  # the text around it has the fonts of its machine
-    differences = np.abs(pixels - expected)[top:bottom, left:right].max(axis=2)
-    share = (differences > PIXEL_TOLERANCE).mean()
+        return str(error)
+
+
+def compare_pixels(image: Image.Image, expected: Image.Image) -> str:
+    """How the plot in a picture differs from the one expected, or ""; the text around it has the fonts of its machine.
+    It is decoded only where it has the size expected."""
+    if image.size != expected.size:
+        return f"not as the weights draw it: {image.size} pixels, expected {expected.size}"
+    differences = np.abs(np.subtract(*(np.asarray(picture.convert("RGB"), np.int16) for picture in (image, expected))))
+    left, top, right, bottom = map(int, expected.info["Plot"].split())
+    share = (differences[top:bottom, left:right].max(axis=2) > PIXEL_TOLERANCE).mean()
     return f"not as the weights draw it: {share:.1%} of the pixels differ" if share > PIXELS_TOLERATED else ""
-
-
-def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """(the pixels (H, W, 3), from 0 to 255; the texts beside them) of a PNG, unless it is enormous."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=["PNG"]) as image:
-            return np.asarray(image.convert("RGB"), np.int16), dict(image.text)
 
 
 def plot_again(kind: str, root: Path, model, checkpoint: dict, loaders, seed: int) -> None:

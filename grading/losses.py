@@ -81,21 +81,22 @@ def problem_of_losses(losses: dict, checkpoint: dict) -> str:
     return ""
 
 
-def check_retrained(checkpoint: dict, data_root: str | None) -> tuple[bool, str]:
+def read_claim(checkpoint: dict) -> dict:
+    """What a checkpoint claims about its training, in plain values."""
+    claim = {key: checkpoint[key] for key in ("model", "config", "settings", "seed", "valid_loss")}
+    return {**claim, "epochs": len(checkpoint["history"])}
+
+
+def check_retrained(claim: dict, data_root: str | None) -> tuple[bool, str]:
     """(passed, finding) of a training with the settings that a checkpoint claims; data_root: of the images, or None for
     the project's."""
-    name = checkpoint["model"]
-    claimed = {**checkpoint["settings"], **checkpoint["config"], "seed": checkpoint["seed"]}
+    name = claim["model"]
+    claimed = {**claim["settings"], **claim["config"], "seed": claim["seed"]}
     if claimed.get("epochs") not in range(1, MAX_EPOCHS + 1):
         return False, f"expected 1 to {MAX_EPOCHS} epochs in its settings, found {claimed.get('epochs')}"
-    flags = (*RETRAIN_FLAGS, "patience") if name == "MLPAE" else RETRAIN_FLAGS
-    argv = [f"--{flag.replace('_', '-')}={claimed[flag]}" for flag in flags if flag in claimed]
-    argv += ["--amp"] if claimed.get("amp") else []
-    argv += ["--data-root", str(Path(data_root).resolve())] if data_root else []
-    _, *command = training_command(name).split()
-    print(f"training {name} again: about {len(checkpoint['history'])} epochs", file=sys.stderr)
+    print(f"training {name} again: about {claim['epochs']} epochs", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        argv = [sys.executable, *command, *argv, "--data", "real", "--output-root", folder]
+        argv = [*retraining_flags(name, claimed, data_root), "--output-root", folder]
         training = subprocess.run(argv, cwd=PROJECT, capture_output=True, text=True)
         if training.returncode:
             return False, (training.stderr.splitlines() or [f"it ended with status {training.returncode}"])[-1]
@@ -107,5 +108,17 @@ def check_retrained(checkpoint: dict, data_root: str | None) -> tuple[bool, str]
     different = [f"{setting} {value}" for setting, value in claimed.items() if trained.get(setting) != value]
     if different:
         return False, f"it cannot be trained again: no flag sets {', '.join(different)}"
-    passed = abs(best["valid_loss"] - checkpoint["valid_loss"]) <= RETRAIN_TOLERANCE * best["valid_loss"]
-    return passed, f"validation loss {best['valid_loss']:.6g}, claimed {checkpoint['valid_loss']:.6g}"
+    passed = abs(best["valid_loss"] - claim["valid_loss"]) <= RETRAIN_TOLERANCE * best["valid_loss"]
+    return passed, f"validation loss {best['valid_loss']:.6g}, claimed {claim['valid_loss']:.6g}"
+
+
+def retraining_flags(name: str, claimed: dict, data_root: str | None) -> list[str]:
+    """The command line of a training on real images with the settings claimed."""
+    names = (*RETRAIN_FLAGS, "patience") if name == "MLPAE" else RETRAIN_FLAGS
+    flags = [f"--{flag.replace('_', '-')}={claimed[flag]}" for flag in names if flag in claimed]
+    if claimed.get("amp"):
+        flags.append("--amp")
+    if data_root:
+        flags += ["--data-root", str(Path(data_root).resolve())]
+    _, *command = training_command(name).split()
+    return [sys.executable, *command, *flags, "--data", "real"]

@@ -3,14 +3,13 @@
 model, checkpoint = load_model("VAE", output_root)
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from common import UserError, is_synthetic
-from common.checkpoints import check_types, load_checkpoint
+from common.checkpoints import check_types, load_checkpoint, one_line
 from common.figures import plot_losses
 from common.process import say
 from data import create_flower_dataloaders
@@ -30,18 +29,15 @@ def load_model(name: str, output_root: Path):
         state = f"the {'best' if 'epoch' in checkpoint else 'last'} state of {checkpoint['model']}"
         raise UserError(f"{path} holds {state}, expected the best of {name}; make a new one with {made_by}")
     entry = MODELS[name]
-    try:
+    with one_line(f"{path} does not hold the model {name}", f"; make a new one with {made_by}"):
         _check(entry, checkpoint)
         name_model(checkpoint)
         rebuild = _rebuild_mlp if entry.suffix == ".pkl" else _rebuild_torch
         return rebuild(entry.build, checkpoint["config"], checkpoint["state_dict"]), checkpoint
-    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()[:30])  # PyTorch lists every layer that does not fit
-        raise UserError(f"{path} does not hold the model {name} ({reason}); make a new one with {made_by}") from None
 
 
 def _rebuild_torch(build, config, state_dict):
-    with torch.device("meta"):  # without memory, however large an untrusted file says that its layers are
+    with torch.device("meta"):  # without memory, and time to fill it: the checkpoint's weights take its place
         model = build(**config)
     weights = {name: weight.float().contiguous() for name, weight in state_dict.items()}
     model.load_state_dict(weights, assign=True)
@@ -50,12 +46,8 @@ def _rebuild_torch(build, config, state_dict):
 
 def _rebuild_mlp(build, config, state_dict):
     check_types(state_dict, {"encoder": list, "decoder": list})
-    arrays = [*state_dict["encoder"], *state_dict["decoder"]]
-    if not all(isinstance(array, np.ndarray) for array in arrays):
+    if not all(isinstance(array, np.ndarray) for array in (*state_dict["encoder"], *state_dict["decoder"])):
         raise ValueError("its weights are not arrays")
-    height, width = config["image_size"]
-    if arrays[0].shape != (256, 3 * height * width):  # before memory is allocated for that many
-        raise ValueError(f"its layers are not for images of {height}x{width}")
     model = build(**config)
     model.load_state_dict(state_dict)
     return model
@@ -69,10 +61,9 @@ def _check(entry: Entry, checkpoint: dict) -> None:
         raise ValueError(f"its configuration is {', '.join(config)}, expected {', '.join(entry.config)}")
     check_types(config, entry.config)
     check_types(data, DATA)
-    if checkpoint["seed"] < 0:
-        raise ValueError("its seed is negative")
-    if entry.data == "flowers" and not (type(data.get("split_seed")) is int and data["split_seed"] >= 0):
-        raise ValueError("its data has no split seed")
+    seeds = [checkpoint["seed"], data.get("split_seed") if entry.data == "flowers" else 0]
+    if not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError("its seed or its split seed is not a whole number from 0")
     _check_sizes(config, data)
 
 
@@ -107,15 +98,6 @@ def three_digits(number: float) -> str:
     """Rounded to three significant digits, without the exponent that large numbers have: 701.5 -> "702"."""
     rounded = float(f"{number:.3g}")
     return f"{rounded:.0f}" if abs(rounded) >= 1000 else f"{rounded:#.3g}".rstrip(".")
-
-
-def fingerprint(model) -> str:
-    """A hash of a model's weights, bit for bit."""
-    digest = hashlib.sha256()
-    for name, weights in sorted(model.state_dict().items()):
-        for array in weights if isinstance(weights, list) else [weights]:
-            digest.update(f"{name} {tuple(array.shape)}".encode() + np.asarray(array).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def name_source(shown: dict, checkpoint: dict) -> str:

@@ -1,23 +1,32 @@
 """Files from untrusted sources: damaged, swapped, or made to run code, to hang or to fill the memory."""
 
 import io
+import multiprocessing
 import os
 import pickle
+import re
+import resource
 import struct
 import time
 import zipfile
+from collections import OrderedDict
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 import torch
-from helpers import logged, peak_memory
+from helpers import logged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import EpsImagePlugin, Image
 
 import train_script
 from common import UserError
 from common.checkpoints import load_checkpoint, save_checkpoint
 from common.run import epoch_line
+from datasets.flowers import open_photograph
+from grading import limits
+from grading.limits import run_limited
 from trained.loading import load_model
 from trained.registry import MODELS, checkpoint_file
 
@@ -36,9 +45,9 @@ class Call:
         return self.reduced
 
 
-def saved(suffix, weights):
+def saved(suffix, weights, state_dict=None, **changes):
     """The bytes of a small checkpoint with these weights."""
-    checkpoint = {**PLAIN, "state_dict": {"w": weights}}
+    checkpoint = {**PLAIN, "state_dict": state_dict or {"w": weights}, "seed": 0, **changes}
     if suffix == ".pkl":
         return pickle.dumps(checkpoint, protocol=4)
     file = io.BytesIO()
@@ -60,25 +69,18 @@ share = st.floats(0, 1, exclude_max=True)
 cuts = st.lists(st.tuples(share, st.integers(0, 40), st.binary(max_size=8), share), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
-def test_damaged_checkpoints_and_code_run_nothing_and_are_one_line(suffix, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    weights = [np.arange(6, dtype=np.float32).reshape(2, 3)] if suffix == ".pkl" else torch.arange(6.0).view(2, 3)
-    code = saved(suffix, Call(os.mkdir, ("code was run",)))
-    path = tmp_path / f"damaged{suffix}"
-    path.write_bytes(code)
-    with pytest.raises(UserError, match="not a readable checkpoint of this project .*mkdir"):
-        load_checkpoint(path, made_by="test")
+def load_damaged(originals, path, allowed):
+    """Load many damaged copies, each an error of one line or a checkpoint; returns how many are refused."""
     refused = []
 
     @settings(max_examples=300, deadline=5000, database=None, suppress_health_check=list(HealthCheck))
-    @given(st.sampled_from([saved(suffix, weights), code]), cuts, share)
+    @given(st.sampled_from(originals), cuts, share)
     def check(original, cuts, kept):
         data = mutate(original, cuts)
         path.write_bytes(data[: int(2 * kept * len(data))])  # half of them are truncated too
         try:
             checkpoint = load_checkpoint(path, made_by="test")
-        except UserError as error:
+        except allowed as error:
             assert str(error).isprintable()
             assert len(str(error)) < 2000
             refused.append(error)
@@ -86,8 +88,22 @@ def test_damaged_checkpoints_and_code_run_nothing_and_are_one_line(suffix, tmp_p
             assert epoch_line(checkpoint["history"]).isprintable()
 
     check()
+    return len(refused)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+def test_damaged_checkpoints_and_code_run_nothing_and_are_one_line(suffix, tmp_path, monkeypatch):
+    """In a process with limits, as a damaged length can ask for any memory."""
+    monkeypatch.chdir(tmp_path)
+    weights = [np.arange(6, dtype=np.float32).reshape(2, 3)] if suffix == ".pkl" else torch.arange(6.0).view(2, 3)
+    code = saved(suffix, Call(os.mkdir, ("code was run",)))
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(code)
+    with pytest.raises(UserError, match="not a readable checkpoint of this project .*mkdir"):
+        load_checkpoint(path, made_by="test")
+    [(_, refused)] = run_limited(load_damaged, [([saved(suffix, weights), code], path, (UserError, MemoryError))], 1)
     assert not (tmp_path / "code was run").exists()
-    assert len(refused) > 100
+    assert refused > 100, refused
 
 
 REBUILD = np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b")
@@ -114,46 +130,151 @@ def test_a_forged_array_is_never_built(tmp_path, forged):
     assert not isinstance(loaded, np.ndarray)
 
 
-def claims():
-    """{file name: bytes}, each small, and meant to take 2 GiB or for ever."""
+# ---------------------------------------------------------------- what grading them costs
+
+MIB = 2**20
+NESTED = "x"
+for _ in range(60):
+    NESTED = [NESTED, NESTED]
+
+
+def with_record(data, size):
+    """A .pth file whose weights are compressed zeros, of so many bytes."""
     squeezed = io.BytesIO()
     with (
-        zipfile.ZipFile(io.BytesIO(saved(".pth", torch.zeros(6)))) as old,
-        zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED) as new,
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(squeezed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new,
     ):
         for entry in old.infolist():
-            new.writestr(entry.filename, bytes(200 * 2**20) if "/data/" in entry.filename else old.read(entry))
-    nested = "x"
-    for _ in range(60):
-        nested = [nested, nested]
-    array = saved(".pkl", [np.zeros(3, np.float32)])
-    return {
-        "bytes.pkl": b"\x80\x04\x8e" + struct.pack("<Q", 2 * GIB) + b"x.",
-        "text.pkl": b"\x80\x04\x8d" + struct.pack("<Q", 2 * GIB) + b"x.",
-        "a frame.pkl": b"\x80\x04\x95" + struct.pack("<Q", 2 * GIB) + b"N.",
-        "a table of objects.pkl": b"\x80\x04Nr" + struct.pack("<I", 2**31 - 1) + b".",
-        "a larger array.pkl": array.replace(b"K\x03\x85", b"J" + struct.pack("<i", 2**29) + b"\x85", 1),
-        "lists in lists.pkl": pickle.dumps({**PLAIN, "state_dict": {}, "config": {"size": nested}}, protocol=4),
-        "compressed zeros.pth": squeezed.getvalue(),
-        "one number for many.pth": saved(".pth", torch.zeros(1).expand(2**15, 2**14)),
+            new.writestr(entry.filename, bytes(size) if "/data/" in entry.filename else old.read(entry))
+    return squeezed.getvalue()
+
+
+def pickled(**changes):
+    return pickle.dumps({**PLAIN, "state_dict": {}, "seed": 0, **changes}, protocol=4)
+
+
+ATTRIBUTES = Call(
+    torch._tensor._rebuild_from_type_v2, (torch.zeros, torch.Tensor, ((3,),), {"isfinite": 3, "float": 4})
+)
+VALUES = Call(OrderedDict, (), {"values": 5, "items": 6, "keys": 7})
+CLAIMS = {  # {file: (what it holds, or what makes it; what the answer is)}; the limits are 256 MiB and 2 s
+    "bytes.pkl": (b"\x80\x04\x8e" + struct.pack("<Q", 2 * GIB) + b"x.", "more than"),
+    "text.pkl": (b"\x80\x04\x8d" + struct.pack("<Q", 2 * GIB) + b"x.", "not a readable checkpoint"),
+    "a frame.pkl": (b"\x80\x04\x95" + struct.pack("<Q", 2 * GIB) + b"N.", "not a readable checkpoint"),
+    "a table of objects.pkl": (b"\x80\x04Nr" + struct.pack("<I", 2**31 - 1) + b".", "more than"),
+    "empty sets.pkl": (b"\x80\x04(" + 4_000_000 * b"\x8f" + b"l.", "more than"),
+    "a list in a list.pkl": (b"\x80\x04" + 100_000 * b"]" + 99_999 * b"a" + b".", "not a readable checkpoint"),
+    "lists in lists.pkl": (pickled(config={"size": NESTED}), "holds the best state of AE, expected the best of MLPAE"),
+    "compressed zeros.pth": (lambda: with_record(saved(".pth", torch.zeros(6)), 600 * MIB), "more than"),
+    "one number for many.pth": (lambda: saved(".pth", torch.zeros(1).expand(2**15, 2**15)), "more than"),
+    "attributes of a tensor.pth": (lambda: saved(".pth", ATTRIBUTES), "not a readable checkpoint"),
+    "attributes of a dict.pth": (lambda: saved(".pth", torch.zeros(1), VALUES), "not a readable checkpoint"),
+    "text.pth": (lambda: saved(".pth", torch.zeros(1), model="out of memory"), "not a readable checkpoint"),
+}
+
+
+def load(path):
+    """In a process of its own: what grading does first."""
+    name = "MLPAE" if path.suffix == ".pkl" else "AE"
+    (path.parent / path.stem / "models").mkdir(parents=True)
+    path.rename(path.parent / path.stem / "models" / checkpoint_file(name))
+    load_model(name, path.parent / path.stem)
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    monkeypatch.setattr(limits, "MEMORY", 256 * MIB)
+    monkeypatch.setattr(limits, "SECONDS", 2)
+
+
+def test_a_hostile_file_costs_one_line_and_no_more_than_the_limits(tmp_path, small_limits):
+    for name, (content, _) in CLAIMS.items():
+        (tmp_path / name).write_bytes(content() if callable(content) else content)
+    paths = [tmp_path / name for name in CLAIMS]
+    assert sum(path.stat().st_size for path in paths) < 20 * MIB
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    answers = dict(run_limited(load, [(path,) for path in paths], 2))
+    for number, (name, (_, words)) in enumerate(CLAIMS.items()):
+        assert isinstance(answers[number], UserError), name
+        assert str(answers[number]).isprintable()
+        assert re.search(words, str(answers[number])), (name, answers[number])
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2 * len(CLAIMS)
+
+
+def allocate(count):
+    return len(bytearray(count * MIB))
+
+
+def compute_for_ever():
+    while True:
+        pass
+
+
+def wait_for_ever():
+    time.sleep(1000)
+
+
+def end():
+    os._exit(3)
+
+
+def fail(text):
+    raise KeyError(text)
+
+
+def test_a_task_beyond_a_limit_costs_its_own_answer_alone(small_limits, monkeypatch):
+    monkeypatch.setattr(limits, "WAITING", 2)
+    assert dict(run_limited(allocate, [(100,), (600,), (20,)], 2)) == {0: 100 * MIB, 1: ANY, 2: 20 * MIB}
+    expected = {
+        (allocate, 600): "needs more than 1.5 GB$",
+        (compute_for_ever,): "takes more than 60 s",
+        (wait_for_ever,): "takes more than 60 s",
+        (end,): "needs more than 1.5 GB, or its process was ended .status 3",
+        (fail, "x\x1b[2J"): r"KeyError: 'x\\x1b\[2J'",
     }
+    started = time.monotonic()
+    for (function, *task), words in expected.items():
+        [(_, answer)] = run_limited(function, [tuple(task)], 1)
+        assert re.match(words, str(answer))
+    assert time.monotonic() - started < 30
+    assert multiprocessing.active_children() == []
 
 
-def test_small_files_that_claim_to_be_large_take_neither_memory_nor_time(tmp_path):
-    paths = []
-    for name, content in claims().items():
-        assert len(content) < 2**20
-        paths.append(tmp_path / name)
-        paths[-1].write_bytes(content)
+# ---------------------------------------------------------------- photographs
 
-    def load_all():
-        for path in paths:
-            with pytest.raises(UserError, match=f"{path} "):
-                load_checkpoint(path, made_by="test")
 
-    started = time.process_time()
-    assert peak_memory(load_all) < 100_000_000
-    assert time.process_time() - started < 5
+def iptc_of(content):
+    """A container of IPTC, whose image Pillow would open by its own format."""
+
+    def record(number, data):
+        return b"\x1c\x03" + bytes([number]) + struct.pack(">H", len(data)) + data
+
+    layers = record(60, b"\x01\x00") + record(20, b"\0\0\0\x18") + record(30, b"\0\0\0\x18")
+    return layers + record(120, b"\x01") + b"\x1c\x08\x0a" + struct.pack(">H", len(content)) + content
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 24\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("content", [EPS, iptc_of(EPS), b"\xd7\xcd\xc6\x9a" + bytes(100)])
+def test_no_program_is_taken_for_a_photograph(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was called"))
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError):
+        open_photograph(tmp_path / "a.jpg", 24, 24)
+
+
+def test_the_size_of_a_photograph_is_limited_before_it_is_reduced(tmp_path):
+    Image.new("L", (8000, 8000)).save(tmp_path / "large.jpg")  # to one eighth, it would be one megapixel
+    with pytest.raises(UserError, match="8000x8000 pixels are too many"):
+        open_photograph(tmp_path / "large.jpg", 24, 24)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UserError, match="not a file"):
+        open_photograph(tmp_path / "pipe.jpg", 24, 24)
+
+
+# ---------------------------------------------------------------- checkpoints that contradict themselves
 
 
 def test_only_files_are_opened(tmp_path):
@@ -192,6 +313,7 @@ CONTRADICTIONS = [  # a model, changes to the entries of its checkpoint, and wha
     ("MLPAE", {"config": {"image_size": [10**5, 10**5]}, "data": {"image_size": [10**5, 10**5]}}, "1024x1024"),
     ("VAE", {"data": {"image_size": ["a", "b"]}}, "images"),
     ("VAE", {"data": {"split_seed": -1}}, "split seed"),
+    ("AE", {"config": {"encoding_dim": True}}, "encoding_dim"),
     ("VAE", {"data": {"name": "a\n\x1b[2J"}}, "control characters"),
     ("VAE", {"data": {"name": "x" * 10**6}}, "1000000 letters"),
     ("VAE", {"data": {"classes": 3}}, "classes"),
@@ -230,13 +352,10 @@ def test_a_checkpoint_that_nobody_changed_is_loaded(name, tmp_path):
 def test_the_entries_of_a_checkpoint_are_checked_before_any_layer_is_built(name, changes, reason, tmp_path):
     path = write_changed(name, changes, tmp_path)
 
-    def refuse():
-        with pytest.raises(UserError, match=f"{path} .*{reason}.*; make a new one with `python ") as error:
-            load_model(name, tmp_path)
-        assert str(error.value).isprintable()
-        assert len(str(error.value)) < 2000
-
-    assert peak_memory(refuse) < 200_000_000
+    with pytest.raises(UserError, match=f"{path} .*{reason}.*; make a new one with `python ") as error:
+        load_model(name, tmp_path)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 2000
 
 
 def test_a_checkpoint_of_another_model_or_of_a_last_state_is_refused(tmp_path):
