@@ -10,6 +10,7 @@
 Nothing has to be downloaded, and the numbers compare only with those of the same photographs.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -27,6 +28,7 @@ PATCH_SIDES = (3, 5, 7)  # pixels
 FILTERS = 64  # of each size
 PATCHES = 100_000  # that the filters are whitened by
 NUMBERS = 2**19  # in the images that are convolved at once
+PHOTOGRAPHS = 128  # compared at once, in all their views
 REPEATS = 5  # of the two-fold cross-validation
 REGULARISATION = 0.1  # C of the logistic regression: the inverse weight of the squared weights
 TAIL = 0.01  # of the held-out photographs: those that are nearest to a training photograph
@@ -191,15 +193,15 @@ def view_distances(images: torch.Tensor, photographs: torch.Tensor) -> torch.Ten
     """Distances (M, N) from images (M, 3, H, W) to the nearest view of each photograph (N, 3, H, W), brightness and
     contrast left aside, without the edge of both: 0 for copies, square root of 2 for images that have nothing in
     common. A view is mirrored or not, and moved by up to MAX_MOVE, or cropped and enlarged."""
-    height = images.shape[2]
-    edge = max(1, round(MAX_MOVE * height / 24))
+    edge = max(1, round(MAX_MOVE * images.shape[2] / 24))
     inner = slice(edge, -edge)
     vectors = standardise(images[:, :, inner, inner])
-    smallest = torch.full((len(images), len(photographs)), math.inf)
-    for turned in (photographs, photographs.flip(-1)):
-        for view in make_views(turned, edge):
-            smallest = torch.minimum(smallest, torch.cdist(vectors, standardise(view[:, :, inner, inner])))
-    return smallest
+    columns = []
+    for part in photographs.split(PHOTOGRAPHS):
+        views = itertools.chain(make_views(part, edge), make_views(part.flip(-1), edge))
+        distances = [torch.cdist(vectors, standardise(view[:, :, inner, inner])) for view in views]
+        columns.append(torch.stack(distances).amin(dim=0))
+    return torch.cat(columns, dim=1)
 
 
 def make_views(photographs: torch.Tensor, edge: int):
