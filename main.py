@@ -36,6 +36,8 @@ from trained.registry import MODELS
 from trained.sampling import add_endpoints, decode, encode, interpolate, normal_latents, project
 
 HIDDEN_SIZE = 512  # width of the hidden layers
+ADAM_BETAS = (0.9, 0.99)
+WEIGHT_DECAY = 0.01
 PATIENCE = 10  # epochs without a lower validation loss, after which the training stops
 BETAS = {"AE": None, "VAE": 1.0, "CVAE": 1.6}  # weights of the KL; with a larger one more of the samples are digits
 EXAMPLES = 20  # digits to reconstruct
@@ -142,7 +144,7 @@ def train(
     model.to(device)
     for loader in loaders:
         loader.dataset.to(device)
-    optimizer = AdamW(model.parameters(), settings["lr"], betas=(0.9, 0.99), fused=True)
+    optimizer = AdamW(model.parameters(), settings["lr"], ADAM_BETAS, weight_decay=WEIGHT_DECAY, fused=True)
     # one cycle: the learning rate rises for 30 % of the steps, then falls to nearly 0
     steps = settings["epochs"] * len(train_loader)
     scheduler = OneCycleLR(optimizer, settings["lr"], steps, anneal_strategy="linear", cycle_momentum=False)

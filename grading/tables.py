@@ -14,6 +14,8 @@ from pathlib import Path
 from beyond.score import SCORE_LINE
 from grading.checks import TARGETS
 from grading.evidence import read_log
+from main import ADAM_BETAS, PATIENCE, WEIGHT_DECAY
+from train_script import TRAININGS
 from trained.loading import load_model, three_digits
 from trained.registry import MODELS, checkpoint_file
 
@@ -26,12 +28,16 @@ def tables(root: Path) -> dict[str, list[list[str]]]:
     checkpoints = [checkpoint for _, checkpoint in models]
     flowers = [checkpoint for checkpoint in checkpoints if MODELS[checkpoint["model"]].data == "flowers"]
     digits = [checkpoint for checkpoint in checkpoints if MODELS[checkpoint["model"]].data == "MNIST"]
-    columns = ["", "weights", "latents", "epochs", "batch", "learning rate", "weight of the KL", "shifted"]
+    columns = ["", "weights", "latents", "epochs", "patience", "batch", "learning rate", "weight decay", "betas"]
+    columns += ["weight of the KL", "shifted"]
     return {
         "settings": [columns, *(settings(*pair) for pair in models)],
         "flowers": [["", "asked for", "train", "validation", "best epoch"], *map(flower_losses, flowers)],
         "digits": [["", "validation", "test", "reconstruction", "KL"], *map(digit_losses, digits)],
-        "scores": [["", "accuracy", "kernel distance", "species p"], *scores(root, "accuracy", "distance", "species")],
+        "scores": [
+            ["", "accuracy", "of thousands", "kernel distance", "species p"],
+            *scores(root, "accuracy", "thousands", "distance", "species"),
+        ],
         "copies": [["", "near training images", "copies, training : held-out"], *scores(root, "near", "copies")],
     }
 
@@ -51,7 +57,7 @@ def scores(root: Path, *fields: str) -> list[list[str]]:
 
 
 def settings(model, checkpoint: dict) -> list[str]:
-    """A model's size, and the settings that it was trained with."""
+    """A model's size, and the settings that it was trained with: of its checkpoint, and what its script always uses."""
     name = checkpoint["model"]
     config = checkpoint["config"]
     trained = checkpoint["settings"]
@@ -59,9 +65,29 @@ def settings(model, checkpoint: dict) -> list[str]:
     count = sum(math.prod(array.shape) for array in weights)
     latents = 64 if name == "MLPAE" else config.get("encoding_dim", config.get("latent_size"))
     kl = trained.get("beta", 1) if "valid_kl" in checkpoint else None
-    numbers = [latents, len(checkpoint["history"]), trained.get("batch_size"), trained.get("lr"), kl]
-    numbers.append(trained.get("shift") or None)
-    return [name, f"{count:,}", *(NONE if value is None else f"{value:g}" for value in numbers)]
+    patience, weight_decay, betas = fixed_settings(name)
+    patience = trained.get("patience", patience)
+    numbers = [
+        latents,
+        len(checkpoint["history"]),
+        patience,
+        trained.get("batch_size"),
+        trained.get("lr"),
+        weight_decay,
+    ]
+    formatted = [NONE if value is None else f"{value:g}" for value in numbers]
+    last = [NONE if not value else f"{value:g}" for value in (kl, trained.get("shift"))]
+    return [name, f"{count:,}", *formatted, betas, *last]
+
+
+def fixed_settings(name: str) -> tuple:
+    """(patience, weight decay, betas of AdamW) of a model's script; the perceptron's optimizer is plain SGD."""
+    if name in TRAININGS:
+        training = TRAININGS[name]
+        return training.patience, training.weight_decay, "0.95 to 0.85, 0.99" if training.has_momentum else "0, 0.99"
+    if name == "MLPAE":
+        return None, None, NONE
+    return PATIENCE, WEIGHT_DECAY, ", ".join(f"{beta:g}" for beta in ADAM_BETAS)
 
 
 def flower_losses(checkpoint: dict) -> list[str]:
