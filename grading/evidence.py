@@ -21,10 +21,11 @@ import main as mnist_script
 from common import UserError
 from common.checkpoints import one_line
 from common.run import epoch_line, last_lines
+from datasets.images import ImageDataset
 from random_generation import generate
 from trained.loading import name_model
 from trained.registry import root_flag
-from visualization import plot_split
+from visualization import SHOWN, plot_split
 
 FLOWER_FIGURES = {  # {kind: (file, the script that plots it)}
     "train": ("train_{}.png", "visualization.py"),
@@ -155,7 +156,8 @@ def plot_again(kind: str, root: Path, model, checkpoint: dict, loaders, seed: in
             mnist_script.plot_random_digits(model, checkpoint, latents, path, f"z from N(0, 1), seed {seed}")
         elif kind in ("train", "valid"):
             train_loader, valid_loader = loaders
-            loader = train_loader if kind == "train" else valid_loader
-            plot_split(model, checkpoint, kind, loader.dataset, root)
+            images = (train_loader if kind == "train" else valid_loader).dataset
+            shown = ImageDataset(images.images[:SHOWN], images.labels[:SHOWN], images.info)
+            plot_split(model, checkpoint, kind, shown, root)  # its title has another error, which is not compared
         else:
             mnist_script.plot_test_digits(model, checkpoint, loaders[2].dataset, root)

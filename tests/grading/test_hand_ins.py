@@ -316,7 +316,7 @@ def classroom(handed_in, roots, tmp_path_factory):
     argv = ["--hand-ins", folder / "hand-ins", "--csv", folder / "marks.csv", "--feedback", folder / "texts"]
     argv += ["--model", "MLPAE", "--flowers", roots["flowers"]]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr(grading, "PROJECT", folder / "project")
+        patch.setattr(grading, "find_traces", lambda _, *rest: marks.find_traces(folder / "project", *rest))
         grading.main(list(map(str, argv)))
     with open(folder / "marks.csv", encoding="utf-8-sig", newline="") as file:
         rows = {row["hand-in"]: row for row in csv.DictReader(file)}

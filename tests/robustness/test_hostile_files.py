@@ -170,7 +170,7 @@ CLAIMS = {  # {file: (what it holds, or what makes it; what the answer is)}; the
     "one number for many.pth": (lambda: saved(".pth", torch.zeros(1).expand(2**15, 2**15)), "more than"),
     "attributes of a tensor.pth": (lambda: saved(".pth", ATTRIBUTES), "not a readable checkpoint"),
     "attributes of a dict.pth": (lambda: saved(".pth", torch.zeros(1), VALUES), "not a readable checkpoint"),
-    "text.pth": (lambda: saved(".pth", torch.zeros(1), model="out of memory"), "not a readable checkpoint"),
+    "a word.pth": (lambda: saved(".pth", torch.zeros(1), model="out of memory"), "the best state of out of memory"),
 }
 
 
