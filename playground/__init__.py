@@ -1,1 +1,1 @@
-"""`python -m playground`: a page in the browser that shows what the trained models do."""
+"""`python -m playground` writes playground.html, a page that explains the trained models and needs no server."""

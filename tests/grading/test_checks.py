@@ -551,7 +551,9 @@ def test_the_tables_hold_what_checkpoints_and_scores_say(handed_in, tmp_path):
     tables, log = logged(grading.main, "--tables", "--output-root", tmp_path)
     assert "<!-- table: settings -->" in log
     assert [row[0] for row in tables["flowers"]] == ["", "MLPAE", "AE", "VAE"]
-    assert ["AE", "780,867", "64", "2", "20", "8", "0.0015", "0.2", "0.95 to 0.85, 0.99", "-", "0.3"] in tables["settings"]
+    assert ["AE", "780,867", "64", "2", "20", "8", "0.0015", "0.2", "0.95 to 0.85, 0.99", "-", "0.3"] in tables[
+        "settings"
+    ]
     assert tables["digits"][1][::3] == ["MNIST_AE", "-"]  # which has no KL
     assert tables["flowers"][2][1] == "0.01 / 0.012"
     quality = ["99.5% ± 0.2%", "90.0% ± 1.0%", "15.100 ± 0.300"]
