@@ -4,7 +4,6 @@ import os
 import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from common import UserError
 from datasets import find_folder
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # of photographs
+FORMATS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "TGA"]  # of photographs; some of
+# Pillow's others hold a program that it would hand to Ghostscript
 DECODE_CHUNK = 8  # images that a thread decodes at a time
 MAX_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
 
@@ -119,19 +119,12 @@ def _check(root, classes, labels):
         )
 
 
-@cache
-def _photograph_formats():
-    """Those that this Pillow reads. Some of its others hold a program that it would hand to Ghostscript."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
 def open_photograph(path, height, width):
     """One image file, decoded. Raises UserError, whatever Pillow raises."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
             raise UserError("not a file")
-        with Image.open(path, formats=_photograph_formats()) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{image.width}x{image.height} pixels are too many")
             image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
