@@ -4,7 +4,6 @@ import os
 import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from common import UserError
 from datasets import find_folder
 from datasets.synthetic import FLOWER_CLASSES, make_flowers
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # of photographs
+# of photographs; some of Pillow's others hold a program that it would hand to Ghostscript
+FORMATS = ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "TGA"]
 DECODE_CHUNK = 8  # images that a thread decodes at a time
 MAX_NAMES = 5  # files that a warning names
-HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1")  # how such files begin, behind 4 bytes
 MAX_PIXELS = 50_000_000  # of an image: each thread needs ten bytes for one
 
 
@@ -129,9 +128,8 @@ def _list_files(root, folder):
         below[:] = [name for name in below if not name.startswith(".")]
         links = [name for name in below if os.path.islink(os.path.join(here, name))]
         for name in files + links:
-            path = os.path.join(here, name)
-            if not name.startswith(".") and not _is_pipe(path):
-                names.append(os.path.relpath(path, root).replace(os.sep, "/"))
+            if not name.startswith("."):
+                names.append(os.path.relpath(os.path.join(here, name), root).replace(os.sep, "/"))
     return sorted(names)
 
 
@@ -139,23 +137,12 @@ def _raise(error):
     raise UserError(f"cannot read {error.filename} ({error.strerror}): allow it, or remove it") from None
 
 
-def _is_pipe(path):
-    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
-
-
-@cache
-def _photograph_formats():
-    """Those that this Pillow reads. Some of its others hold a program that it would hand to Ghostscript."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
 def open_photograph(path, height, width):
     """One image file, decoded. Raises UserError, whatever Pillow raises, or where the format is not supported."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
             raise UserError("not a file")
-        with Image.open(path, formats=_photograph_formats()) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{image.width}x{image.height} pixels are too many")
             image.draft("RGB", (max(height, width),) * 2)  # a JPEG decodes at 1/2, 1/4 or 1/8 size, many times faster
@@ -167,15 +154,16 @@ def open_photograph(path, height, width):
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError("HEIC is not supported: convert it to JPEG" if _is_heic(path) else "not an image") from None
+        reason = "HEIC and AVIF are not supported: convert it to JPEG" if _is_heic(path) else "not an image"
+        raise UserError(reason) from None
     except Exception as error:  # a damaged file can make Pillow raise almost anything
         raise UserError(type(error).__name__) from None
 
 
 def _is_heic(path):
-    """Whether a file is of the format of a telephone's photographs (ISO/IEC 23008-12)."""
+    """Whether a file is a telephone's photograph, HEIC or AVIF (a "file type box" of ISO/IEC 14496-12)."""
     with open(path, "rb") as file:
-        return file.read(12)[4:] in HEIC
+        return file.read(8)[4:] == b"ftyp"
 
 
 def to_array(image, height, width):
