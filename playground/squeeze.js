@@ -130,8 +130,8 @@ function showNats(element, recon, kl) {
   const [first, second] = $$("i", element);
   first.style.width = `${recon / NATS}%`;
   second.style.width = `${kl / NATS}%`;
-  const [a, b, c] = [recon, kl, recon + kl].map((nats) => nats.toFixed(0));
-  show($("span", element), say(`${a} + ${b} = ${c} nats`, `${a} + ${b} = ${c} 奈特`));
+  const [a, b] = [recon, kl].map((nats) => Math.round(nats));
+  show($("span", element), say(`${a} + ${b} = ${a + b} nats`, `${a} + ${b} = ${a + b} 奈特`)); // a sum that one can check
 }
 
 let pause = 0;
