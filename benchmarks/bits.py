@@ -91,30 +91,30 @@ def diffusion_nll(model, images: torch.Tensor, labels: torch.Tensor) -> torch.Te
 
 
 def stage_nll(stage, x0: torch.Tensor, condition: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The bound on -log p(x0 | condition, label), in nats: (B,) (Kingma et al. 2021, equations 11 and 13).
+    """The bound on -log p(x0 | condition, label), in nats: (B,) (Kingma et al. 2021, equation 17, in continuous time).
 
-    The loss of timestep t, (SNR(t-1) - SNR(t)) / 2 times the squared error of x0, is that of v times a weight. The
-    timesteps are drawn with these weights.
+    Half the integral of the squared error of x0 over alpha^2 / sigma^2 is the integral of that of v over log sigma, as
+    alpha^2 + sigma^2 = 1. So log sigma is drawn evenly, from that of timestep 0 to 0.
     """
     x0 = x0 / stage.std[: stage.channels]
     condition = condition / stage.std[stage.channels :]
-    dims = x0[0].numel()
-    alpha, sigma = schedule(torch.arange(TIMESTEPS + 1).double())
-    snr = (alpha / sigma).square().flatten()
-    weights = (snr[:-1] - snr[1:]) / 2 * sigma.flatten()[1:].square()
-    edges = weights.cumsum(dim=0) / weights.sum()
+    alpha, sigma = schedule(torch.zeros(1))
     error = torch.zeros(len(x0))
     for draw in range(TIMES):
-        t = 1 + torch.searchsorted(edges, (draw + torch.rand(len(x0)).double()) / TIMES).clamp(max=TIMESTEPS - 1)
+        share = (draw + torch.rand(len(x0))) / TIMES
+        t = timesteps_of(sigma.flatten() ** share)
+        a, s = schedule(t)
         noise = torch.randn_like(x0)
-        a, s = (part.float() for part in schedule(t))
         v = stage.network(torch.cat([a * x0 + s * noise, condition], dim=1), t, labels)
         error += (v - (a * noise - s * x0)).square().flatten(1).sum(dim=1) / TIMES
-    first = dims / 2 * (1 + torch.log(2 * math.pi / snr[0]))  # of x0 given x_0, which has a little noise
-    variance = sigma[-1].square()
-    last = 0.5 * (alpha[-1].square() * x0.square() + variance - 1 - variance.log()).flatten(1).sum(dim=1)
-    scale = (stage.std[: stage.channels].log() * x0[0, 0].numel()).sum()
-    return weights.sum() * error + first + last + scale
+    first = x0[0].numel() * (0.5 + 0.5 * math.log(2 * math.pi) + torch.log(sigma / alpha))  # of x0 at timestep 0
+    scale = stage.std[: stage.channels].log().sum() * x0[0, 0].numel()
+    return first.item() + scale - sigma.log().item() * error  # at timestep T nothing of x0 is left
+
+
+def timesteps_of(sigma: torch.Tensor) -> torch.Tensor:
+    """The timesteps (B,) of these sigma (B,): the inverse of `schedule`."""
+    return TIMESTEPS * (1.008 * sigma.asin() / (math.pi / 2) - 0.008)
 
 
 def linear_rows(training: torch.Tensor, held_out: torch.Tensor) -> dict[str, float]:

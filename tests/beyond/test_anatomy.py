@@ -81,7 +81,7 @@ def test_the_gaps_are_those_of_the_closed_form(vae):
     gaps = anatomy.measure_gaps(vae.posterior, vae.log_likelihood, images, labels)
     exact_nll = -vae.p_x.log_prob(images)
     torch.testing.assert_close(gaps["NLL by the optimised q"], exact_nll, atol=0.2, rtol=0)
-    assert gaps["NLL by the optimised q"].mean().item() == pytest.approx(exact_nll.mean().item(), abs=0.01)
+    assert gaps["NLL by the optimised q"].mean().item() == pytest.approx(exact_nll.mean().item(), abs=0.02)
     approximation = 0.5 * (vae.precision.diagonal().log().sum() - vae.precision.logdet()).item()
     assert approximation > 0.1
     assert gaps["Approximation gap"].mean().item() == pytest.approx(approximation, rel=0.05)
