@@ -11,7 +11,7 @@ So it is bracketed: any density r has E log r(z) / p(z) <= KL(q(z) || p(z)), and
 decoder gains in its bound by the prior r instead of p.
 
 Cremer, Li & Duvenaud (2018, equation 6): log p(x) exceeds the bound by the approximation gap, which the best diagonal
-Gaussian for x leaves, and by the amortization gap between that one and the encoder's.
+Gaussian for x leaves, and by the amortisation gap between that one and the encoder's.
 """
 
 import math
@@ -132,7 +132,7 @@ def measure_gaps(posterior, log_likelihood, images, labels) -> dict[str, torch.T
         "Bound with the optimised q": best_bound,
         "NLL by the encoder's q": nll,
         "NLL by the optimised q": best_nll,
-        "Amortization gap": bound - best_bound,
+        "Amortisation gap": bound - best_bound,
         "Approximation gap": best_bound - best_nll,
     }
 

@@ -85,8 +85,8 @@ def test_the_gaps_are_those_of_the_closed_form(vae):
     approximation = 0.5 * (vae.precision.diagonal().log().sum() - vae.precision.logdet()).item()
     assert approximation > 0.1
     assert gaps["Approximation gap"].mean().item() == pytest.approx(approximation, rel=0.05)
-    amortization = 2 * (0.5 * (IMPERFECT**2 - 1) - math.log(IMPERFECT))  # of two latents: precision times variance is 1
-    assert gaps["Amortization gap"].mean().item() == pytest.approx(amortization, rel=0.05)
+    amortisation = 2 * (0.5 * (IMPERFECT**2 - 1) - math.log(IMPERFECT))  # of two latents: precision times variance is 1
+    assert gaps["Amortisation gap"].mean().item() == pytest.approx(amortisation, rel=0.05)
 
 
 def test_a_latent_is_active_where_its_mean_varies():
@@ -107,5 +107,5 @@ def test_the_script(name, trained_mnist, tiny_mnist, monkeypatch):
     assert "it cannot exceed log 100 = 4.61" in lines[6]
     assert len(lines) == 13
     total = gaps["Bound with the encoder's q"] - gaps["NLL by the optimised q"]
-    torch.testing.assert_close(gaps["Amortization gap"] + gaps["Approximation gap"], total)
-    assert gaps["Amortization gap"].mean() > 0
+    torch.testing.assert_close(gaps["Amortisation gap"] + gaps["Approximation gap"], total)
+    assert gaps["Amortisation gap"].mean() > 0
