@@ -26,7 +26,7 @@ from common.process import log, progress, run_script, warn_of_waiting
 from data import create_mnist_dataloaders
 from datasets.images import ImageDataset
 from generators.iwae import log_ratio
-from generators.variance import LearnedVariance, gaussian_nll
+from generators.variance import LearnedVariance
 from main import Losses
 from trained.loading import check_images, load_model, load_photographs, name_model
 from trained.registry import MODELS, Entry
@@ -109,16 +109,19 @@ def densities(model, entry: Entry) -> tuple[Callable, Callable]:
 
 def photograph_densities(model) -> tuple[Callable, Callable]:
     """The `densities` of a VAE of the flowers, whose p(x|z) is a Gaussian."""
-    variance = model.variance if isinstance(model, LearnedVariance) else torch.tensor(1 / 2)
 
     def posterior(images, _):
         mu, log_var = model.posterior(images)
         return mu, torch.exp(0.5 * log_var)
 
     def log_likelihood(zs, images, _):
-        reconstructions = model.decode(zs.flatten(0, 1)).unflatten(0, zs.shape[:2])  # (K, B, 3, H, W)
-        squared = (reconstructions - images).square().flatten(2).sum(dim=2)  # (K, B)
-        return -gaussian_nll(squared, variance, images[0].numel())
+        flat = zs.flatten(0, 1)
+        errors = (model.decode(flat).unflatten(0, zs.shape[:2]) - images).flatten(0, 1)  # (K * B, 3, H, W)
+        if isinstance(model, LearnedVariance):
+            log_p = model.log_likelihood(errors, model.variances(flat))
+        else:
+            log_p = -errors.square().flatten(1).sum(dim=1) - errors[0].numel() / 2 * math.log(math.pi)  # variance 1/2
+        return log_p.unflatten(0, zs.shape[:2])
 
     return posterior, log_likelihood
 
