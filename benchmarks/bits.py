@@ -118,7 +118,7 @@ def timesteps_of(sigma: torch.Tensor) -> torch.Tensor:
 
 
 def linear_rows(training: torch.Tensor, held_out: torch.Tensor) -> dict[str, float]:
-    """{density: nats per image} of probabilistic principal components (Tipping & Bishop 1999) and the shrunk Gaussian."""
+    """{density: nats per image} of probabilistic principal components (Tipping & Bishop 1999), shrunk Gaussian."""
     vectors = haar_vectors(with_mirrored(training))
     test = haar_vectors(held_out)
     rows = {}
