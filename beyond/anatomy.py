@@ -29,7 +29,7 @@ from trained.sampling import BATCH
 
 COUNT = 100  # images whose q is optimised
 STEPS = 500  # of the optimisation
-DRAWS = 10  # samples of each q in a step
+DRAWS = 5  # samples of each q in a step
 STEP_SIZE = 0.03  # at first; it falls to 0
 SAMPLES = 5000  # of each q, to estimate bounds and log p(x)
 ACTIVE = 0.01  # the least variance of a latent's mean that is called active
@@ -82,7 +82,7 @@ def gain(prior, zs: torch.Tensor) -> torch.Tensor:
 
 
 def optimise(log_likelihood, images, labels, mu: torch.Tensor, sigma: torch.Tensor):
-    """mu and sigma, each (B, D), of the diagonal Gaussians with the best bounds; the search starts at the encoder's."""
+    """mu and sigma, each (B, D), of the diagonal Gaussians with the best bounds; the search starts at mu and sigma."""
     mu = mu.clone().requires_grad_()
     log_sigma = sigma.log().requires_grad_()
     optimizer = torch.optim.Adam([mu, log_sigma], STEP_SIZE)

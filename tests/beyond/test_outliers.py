@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from helpers import logged
 
-from beyond import outliers
+from beyond import anatomy, outliers
 
 
 def test_letters_are_centred_by_their_mass_in_a_box_of_twenty_pixels():
@@ -23,19 +23,28 @@ def test_letters_are_centred_by_their_mass_in_a_box_of_twenty_pixels():
     assert torch.equal(letters, outliers.draw_letters(60))
 
 
-def test_shuffled_pixels_keep_their_means_and_lose_the_shapes():
-    images = torch.arange(40).view(20, 1, 1, 2)
-    shuffled = outliers.shuffle_pixels(images, torch.Generator().manual_seed(0))
-    assert torch.equal(shuffled.sort(dim=0).values, images)
-    assert (shuffled[..., 1] - shuffled[..., 0] != 1).any()
+def test_the_kinds_of_images():
+    digits = torch.randint(256, (20, 1, 28, 28), generator=torch.Generator().manual_seed(0)).byte()
+    kinds = outliers.make_outliers(digits, seed=0)
+    mixed = kinds["each pixel of another digit"]
+    assert torch.equal(mixed.sort(dim=0).values, digits.sort(dim=0).values)
+    assert not torch.equal(mixed, digits)
+    assert torch.equal(kinds["flipped left to right"][..., 0], digits[..., -1])
+    assert {name: images.unique().tolist() for name, images in kinds.items() if len(images) < 20} == {
+        "black": [0],
+        "grey": [128],
+        "white": [255],
+    }
 
 
-def test_the_script_compares_each_kind_with_test_digits(trained_mnist, tiny_mnist):
-    flags = ["--model", "MNIST_VAE", "--samples", 5, "--data-root", tiny_mnist, "--output-root", trained_mnist[0]]
-    estimates, lines = logged(outliers.main, *flags)
-    assert lines[2] == "| images | log p(x) | less likely than a test digit |"
-    assert len(lines[4:]) == len(estimates) == 9
-    for line, (kind, nll) in zip(lines[4:], estimates.items(), strict=True):
+def test_the_script_compares_each_kind_with_test_digits(trained_mnist, tiny_mnist, monkeypatch):
+    monkeypatch.setattr(anatomy, "STEPS", 20)
+    monkeypatch.setattr(outliers, "SAMPLES", 5)
+    flags = ["--model", "MNIST_VAE", "--data-root", tiny_mnist, "--output-root", trained_mnist[0]]
+    nats, lines = logged(outliers.main, *flags)
+    assert lines[2].startswith("| images | log p(x) | ")
+    assert len(lines[4:]) == len(nats) == 8
+    for line, (kind, nll) in zip(lines[4:], nats.items(), strict=True):
         assert line.startswith(f"| {kind} | {-nll.double().mean().item():.2f} +- ")
-    assert estimates["uniform noise"].min() > estimates["test digits"].max()
-    assert " 100.0% |" in lines[11]
+    assert nats["uniform noise"].min() > nats["test digits"].max()
+    assert " 100.0% |" in lines[10]
