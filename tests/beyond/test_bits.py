@@ -5,9 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from benchmarks import bits
+from generators.variance import LearnedVariance
+
+
+def test_standardised_errors_have_the_density_of_the_models_bound(monkeypatch):
+    model = LearnedVariance(4, 12, 12).eval()
+    torch.nn.init.normal_(model.log_factor.weight)
+    images = torch.rand(5, 3, 12, 12)
+    monkeypatch.setattr(bits, "reparameterise", lambda mu, log_var: mu)
+    vectors, rest = bits.standardised_errors(model, images)
+    nll = rest - Normal(0.0, 1.0).log_prob(vectors).sum(dim=1)
+    mu, log_var = model.posterior(images)
+    log_p = model.log_likelihood(images - model.decode(mu), model.variances(mu))
+    kl = kl_divergence(Normal(mu, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(dim=1)
+    torch.testing.assert_close(nll.float(), kl - log_p, rtol=1e-4, atol=1e-2)
 
 
 class Constant(torch.nn.Module):
