@@ -16,7 +16,7 @@ from torch import nn
 
 from beyond.iwae import NAME, create_binarized_dataloaders
 from beyond.likelihood import densities, describe_estimate, estimate_likelihood
-from common.flags import positive_float, positive_int
+from common.flags import positive_int
 from common.process import seed_everything
 from generators.iwae import ImportanceWeightedAutoEncoder, build_iwae, importance_weighted_loss
 from main import PATIENCE, train
@@ -45,14 +45,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output-root", type=Path, required=True, help="for its checkpoints and its log.txt")
     parser.add_argument("--samples", metavar="K", type=positive_int, default=1)
-    parser.add_argument("--epochs", metavar="N", type=positive_int, default=100)
-    parser.add_argument("--lr", metavar="X", type=positive_float, default=4e-3)
+    parser.add_argument("--epochs", metavar="N", type=positive_int, default=30)
     args = parser.parse_args(argv)
     loaders = create_binarized_dataloaders(128, data="real")
     seed_everything(0)
     model = build_burda(args.samples)
     config = {"hidden_size": HIDDEN_SIZE, "latent_size": LATENT_SIZE, "samples": args.samples}
-    settings = {"samples": args.samples, "epochs": args.epochs, "patience": PATIENCE, "batch_size": 128, "lr": args.lr}
+    settings = {"samples": args.samples, "epochs": args.epochs, "patience": PATIENCE, "batch_size": 128, "lr": 4e-3}
     args.output_root.mkdir(parents=True, exist_ok=True)
     with open(args.output_root / "log.txt", "w") as file, contextlib.redirect_stdout(file):
         best = train(
