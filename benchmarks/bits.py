@@ -34,7 +34,7 @@ COMPONENTS = (64, 128, 400)
 SHARES = [0.01 * step for step in range(1, 100)]  # of the diagonal in a shrunk covariance
 FOLDS = 5
 SAMPLES = 100  # of q(z|x)
-TIMES = 20  # timesteps for each photograph and stage
+TIMES = 8  # timesteps for each photograph and stage
 FORMATS = {"PNG": {"optimize": True}, "WebP": {"lossless": True, "quality": 100, "method": 6}}
 BATCH = 64  # photographs
 
