@@ -7,8 +7,8 @@ Hoffman & Johnson (2016): with the aggregate posterior q(z), the mean of q(z|x) 
     E KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z)).
 
 I(x; z) is estimated from N held-out images, with the mean of their q(z|x) as q(z). That is too low, and at most log N.
-So it is bracketed: any density r has E log r(z) / p(z) <= KL(q(z) || p(z)), and what a fitted r gains there is what a
-decoder gains in its bound by the prior r instead of p.
+So both terms are bracketed: for any density r, E log r(z) / p(z) is at most KL(q(z) || p(z)). For an r fitted to the
+training images it is what the bound gains where r is the prior instead of p.
 
 Cremer, Li & Duvenaud (2018, equation 6): log p(x) exceeds the bound by the approximation gap, which the best diagonal
 Gaussian for x leaves, and by the amortisation gap between that one and the encoder's.
@@ -56,7 +56,7 @@ def posteriors(posterior, dataset) -> tuple[torch.Tensor, torch.Tensor]:
 def information(zs: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """log q(z_n|x_n) - log 1/N sum over m of q(z_n|x_m) of a sample z_n of each q(z|x_n): (N,), in nats.
 
-    zs, mu and sigma: (N, D). The mean is not above I(x; z), and not above log N (van den Oord et al. 2018).
+    zs, mu and sigma: (N, D). The mean is not above I(x; z), and not above log N (Poole et al. 2019).
     """
     precision = sigma.pow(-2)
     constant = (precision * mu.square() + 2 * sigma.log()).sum(dim=1)
