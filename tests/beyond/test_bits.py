@@ -57,6 +57,13 @@ def test_more_is_shrunk_where_fewer_vectors_are_known():
     assert bits.choose_share(independent) > 0.8
 
 
+def test_dequantised_images_keep_their_levels():
+    levels = torch.arange(256.0).view(1, 1, 16, 16).expand(4, 1, 16, 16)
+    images = bits.dequantise(levels / 255)
+    assert torch.equal((256 * images).floor(), levels)
+    assert (256 * images - levels).mean().item() == pytest.approx(0.5, abs=0.05)
+
+
 def test_haar_vectors_have_the_length_of_the_images_and_mirror_images_stand_behind_their_originals():
     images = torch.rand(5, 3, 12, 12)
     torch.testing.assert_close(bits.haar_vectors(images).norm(dim=1), images.double().flatten(1).norm(dim=1))
