@@ -1,15 +1,13 @@
 """What z knows of the digit: logistic regression on the latent vectors of MNIST's autoencoders, and on pixels.
 
-    python -m benchmarks.latent_probe                   # the project's models, about 4 minutes
+    python -m benchmarks.latent_probe                   # the project's models, a minute
 
 Fitted to all 55,000 training digits, and to ten of each class (ten draws, mean and standard deviation); accuracies on
 the test digits. The penalty is chosen on the validation digits. z of VAE and CVAE is a sample of q(z|x), which is what
-the decoder gets; the last rows use its mean. The CVAE's encoder has the label as an input and no need to repeat it.
+the decoder gets; two rows use its mean. The CVAE's encoder has the label as an input and no need to repeat it.
 """
 
-import argparse
 import warnings
-from pathlib import Path
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -28,7 +26,7 @@ ITERATIONS = 100
 
 
 @torch.no_grad()
-def encode_parts(name: str, root: Path, parts: list) -> tuple[list, list]:
+def encode_parts(name: str, root, parts: list) -> tuple[list, list]:
     """(samples of q(z|x), its means), each (N, D), of the images of each part; of the AE its codes, twice."""
     model, _ = load_model(name, root)
     entry = MODELS[name]
@@ -71,16 +69,13 @@ def probe(inputs: list[torch.Tensor], labels: list[torch.Tensor]) -> str:
     return f"{every:.2%} | {few.mean():.1%} ± {few.std():.1%}"
 
 
-def main(argv=None):
+def main():
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output-root", type=Path, default=PROJECT, help="folder of the models")
-    args = parser.parse_args(argv)
     parts = [loader.dataset[:] for loader in create_mnist_dataloaders(128, data="real")]
     labels = [part[1] for part in parts]
     inputs = {"pixels": [images.flatten(1) for images, _ in parts]}
     for name in MODEL_NAMES:
-        samples, means = encode_parts(name, args.output_root, parts)
+        samples, means = encode_parts(name, PROJECT, parts)
         inputs[name] = samples
         if MODELS[name].variational:
             inputs[f"{name}, mean of q(z\\|x)"] = means

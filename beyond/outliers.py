@@ -1,6 +1,6 @@
 """Does a VAE of MNIST find images that are no digits less likely than digits? (After Nalisnick et al. 2019.)
 
-    python -m beyond.outliers --model MNIST_VAE         # 4 minutes; also: MNIST_IWAE, whose images are binarized
+    python -m beyond.outliers --model MNIST_VAE         # 5 minutes; also: MNIST_IWAE, whose images are binarized
 
 Prints the log-likelihoods of test digits and of other images, and how often an image is less likely than a test digit
 (the area under the ROC curve): 100 % is what one would wish, 50 % is chance. They are estimated by importance sampling.
