@@ -1,6 +1,7 @@
 """Flowers: a VAE whose decoder learns its variances (generators/variance.py), for sharper images and a likelihood.
 
     python -m beyond.variance > ./log/train_VAE_learned.txt
+    python -m beyond.variance --epochs 20 --output-root DIR # one variance: sharper images, and a worse likelihood
     python -m beyond.likelihood --model VAE_learned         # its bits per dimension; benchmarks.bits compares them
 
 The flags are those of train_script.py, without --model. Writes models/BestModel_VAE_learned.pth,
