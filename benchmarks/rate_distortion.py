@@ -5,7 +5,8 @@
 Trains VAE and CVAE with several weights of the KL (`main.py --beta`); all is measured on validation digits and on
 samples. "Read as asked": the share of 10,000 samples of the CVAE that a classifier reads as the digit asked for.
 Spread: the mean squared distance of the classifier's features of samples from those of their digit's mean sample, over
-that of validation digits: a CVAE that writes one perfect 7 has 0. Prints a table, and plots vis/rate_distortion.png.
+that of validation digits: a CVAE that writes one perfect 7 has 0. Latents: see
+`beyond.anatomy.describe_latents`. Prints a table, and plots vis/rate_distortion.png.
 """
 
 import argparse
@@ -14,14 +15,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.mnist_samples import BATCH, draw_samples, read_digits, train_classifier
+from beyond.anatomy import describe_latents, posteriors
+from beyond.likelihood import densities
 from common import PROJECT
 from common.figures import make_axes, save_figure
 from common.flags import natural_int
 from data import create_mnist_dataloaders
 from main import main as train
 from trained.loading import load_model
+from trained.registry import MODELS
 
 BETAS = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+COLUMNS = ("", "weight of the KL", "bound", "distortion", "rate", "read as asked", "spread", "latents")
 PANELS = (  # (x, y, their labels)
     ("rate", "distortion", "rate (KL), nats per image", "distortion (cross-entropy), nats per image"),
     ("bound", "asked", "bound = rate + distortion, nats per image", "samples read as the digit asked for"),
@@ -45,11 +50,12 @@ def measure_spread(classifier, images: torch.Tensor, digits: torch.Tensor) -> fl
     return sum(features[digits == digit].var(dim=0).sum().item() for digit in range(10)) / 10
 
 
-def measure(classifier, usual_spread: float, model, checkpoint: dict) -> dict:
-    """{"beta", "rate", "distortion", "bound", "asked" (None for the VAE), "spread"} of a trained model."""
+def measure(classifier, usual_spread: float, valid_set, model, checkpoint: dict) -> dict:
+    """{"beta", "rate", "distortion", "bound", "asked" (None for the VAE), "spread", "latents"} of a trained model."""
     samples, asked = draw_samples(model, checkpoint)
     _, digits = read_digits(classifier, samples)
     is_conditional = checkpoint["model"] == "MNIST_CVAE"
+    posterior, _ = densities(model, MODELS[checkpoint["model"]])
     rate = checkpoint["valid_kl"]
     distortion = checkpoint["valid_recon"]
     return {
@@ -59,6 +65,7 @@ def measure(classifier, usual_spread: float, model, checkpoint: dict) -> dict:
         "bound": rate + distortion,
         "asked": (digits == asked).float().mean().item() if is_conditional else None,
         "spread": measure_spread(classifier, samples, digits) / usual_spread,
+        "latents": describe_latents(*posteriors(posterior, valid_set)),
     }
 
 
@@ -92,14 +99,15 @@ def main(argv=None):
     classifier = train_classifier(train_loader)
     usual_spread = measure_spread(classifier, *valid_loader.dataset[:])
     lines = {"CVAE": [], "VAE": []}
-    print("| | weight of the KL | bound | distortion | rate | read as asked | spread |\n|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(COLUMNS)} |\n{len(COLUMNS) * '|---'}|")
     for name, rows in lines.items():
         for beta in BETAS:
-            row = measure(classifier, usual_spread, *load_or_train(name, beta, args.seed, args.output_root))
+            trained = load_or_train(name, beta, args.seed, args.output_root)
+            row = measure(classifier, usual_spread, valid_loader.dataset, *trained)
             rows.append(row)
             asked = f"{row['asked']:.2%}" if name == "CVAE" else ""
             nats = f"{row['bound']:.2f} | {row['distortion']:.2f} | {row['rate']:.2f}"
-            print(f"| {name} | {beta:g} | {nats} | {asked} | {row['spread']:.3f} |", flush=True)
+            print(f"| {name} | {beta:g} | {nats} | {asked} | {row['spread']:.3f} | {row['latents']} |", flush=True)
     title = f"MNIST, validation digits, weights β of the KL, seed {args.seed}"
     plot_rate_distortion(lines, PROJECT / "vis" / "rate_distortion.png", title)
 

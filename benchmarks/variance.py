@@ -1,6 +1,6 @@
 """Why the VAE's flowers are blurred: the decoder's variance of 1/2, and the prior that its latent vectors do not have.
 
-    python -m benchmarks.variance --output-root DIR     # trains VAE_learned there, two minutes
+    python -m benchmarks.variance --output-root DIR     # trains VAE_learned there, three minutes
 
 Reconstructions and random images of the trained VAE (variance 1/2) and of one whose variance is learned, z from N(0, I)
 and from a mixture that fits samples of q(z|x) of the training photographs; the images are means of p(x|z). Prints the

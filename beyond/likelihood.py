@@ -26,7 +26,7 @@ from common.process import log, progress, run_script, warn_of_waiting
 from data import create_mnist_dataloaders
 from datasets.images import ImageDataset
 from generators.iwae import log_ratio
-from generators.variance import LearnedVariance, gaussian_nll
+from generators.variance import LearnedVariance
 from main import Losses
 from trained.loading import check_images, load_model, load_photographs, name_model
 from trained.registry import MODELS, Entry
@@ -72,21 +72,27 @@ def estimate_likelihood(
     with warn_of_waiting(dataset.images.device.type):
         for start in starts:
             images, labels = dataset[start : start + BATCH]
-            mu, sigma, *prior = posterior(images, labels)
-            log_sum = mu.new_full((len(mu),), -math.inf)
-            distortion = mu.new_zeros(len(mu))
-            chunk = max(1, DECODED // images.numel())
-            for done in range(0, samples, chunk):
-                zs = mu + sigma * torch.randn(min(chunk, samples - done), *mu.shape, device=mu.device)
-                log_p = log_likelihood(zs, images, labels)
-                log_w = log_p - log_ratio(zs, mu, sigma, *prior)
-                log_sum = torch.logaddexp(log_sum, log_w.logsumexp(dim=0))
-                distortion -= log_p.sum(dim=0) / samples
-            nll = math.log(samples) - log_sum
-            q = Normal(mu, sigma, validate_args=False)
-            p = Normal(*(prior or (0.0, 1.0)), validate_args=False)
-            estimates.append(torch.stack([nll, distortion, kl_divergence(q, p).sum(dim=1)]).cpu())
+            parameters = posterior(images, labels)
+            estimates.append(estimate_batch(images, labels, log_likelihood, samples, *parameters))
     return Estimate(*check_finite(torch.cat(estimates, dim=1)))
+
+
+@torch.no_grad()
+def estimate_batch(images, labels, log_likelihood: Callable, samples: int, mu, sigma, *prior) -> torch.Tensor:
+    """The three rows of an `Estimate` (3, B) of images (B, ...), from samples of N(mu, sigma^2)."""
+    log_sum = mu.new_full((len(mu),), -math.inf)
+    distortion = mu.new_zeros(len(mu))
+    chunk = max(1, DECODED // images.numel())
+    for done in range(0, samples, chunk):
+        zs = mu + sigma * torch.randn(min(chunk, samples - done), *mu.shape, device=mu.device)
+        log_p = log_likelihood(zs, images, labels)
+        log_w = log_p - log_ratio(zs, mu, sigma, *prior)
+        log_sum = torch.logaddexp(log_sum, log_w.logsumexp(dim=0))
+        distortion -= log_p.sum(dim=0) / samples
+    nll = math.log(samples) - log_sum
+    q = Normal(mu, sigma, validate_args=False)
+    p = Normal(*(prior or (0.0, 1.0)), validate_args=False)
+    return torch.stack([nll, distortion, kl_divergence(q, p).sum(dim=1)]).cpu()
 
 
 def check_finite(nats: torch.Tensor) -> torch.Tensor:
@@ -96,24 +102,32 @@ def check_finite(nats: torch.Tensor) -> torch.Tensor:
     return nats
 
 
-def estimate_photographs(model, dataset: ImageDataset, samples: int, seed: int) -> Estimate:
-    """The likelihood of photographs under a VAE of the flowers, whose p(x|z) is a Gaussian."""
-    variance = model.variance if isinstance(model, LearnedVariance) else torch.tensor(1 / 2)
+def densities(model, entry: Entry) -> tuple[Callable, Callable]:
+    """(posterior, log_likelihood) of a VAE, as `estimate_likelihood` needs them; of a CVAE for known labels."""
+    return photograph_densities(model) if entry.data == "flowers" else digit_densities(model, entry)
+
+
+def photograph_densities(model) -> tuple[Callable, Callable]:
+    """The `densities` of a VAE of the flowers, whose p(x|z) is a Gaussian."""
 
     def posterior(images, _):
         mu, log_var = model.posterior(images)
         return mu, torch.exp(0.5 * log_var)
 
     def log_likelihood(zs, images, _):
-        reconstructions = model.decode(zs.flatten(0, 1)).unflatten(0, zs.shape[:2])  # (K, B, 3, H, W)
-        squared = (reconstructions - images).square().flatten(2).sum(dim=2)  # (K, B)
-        return -gaussian_nll(squared, variance, images[0].numel())
+        flat = zs.flatten(0, 1)
+        errors = (model.decode(flat).unflatten(0, zs.shape[:2]) - images).flatten(0, 1)  # (K * B, 3, H, W)
+        if isinstance(model, LearnedVariance):
+            log_p = model.log_likelihood(errors, model.variances(flat))
+        else:
+            log_p = -errors.square().flatten(1).sum(dim=1) - errors[0].numel() / 2 * math.log(math.pi)  # variance 1/2
+        return log_p.unflatten(0, zs.shape[:2])
 
-    return estimate_likelihood(dataset, posterior, log_likelihood, samples, seed)
+    return posterior, log_likelihood
 
 
-def estimate_digits(model, entry: Entry, dataset: ImageDataset, samples: int, seed: int) -> Estimate:
-    """The likelihood of digits under a VAE of MNIST, and under a CVAE that of digits with known labels."""
+def digit_densities(model, entry: Entry) -> tuple[Callable, Callable]:
+    """The `densities` of a VAE or a CVAE of MNIST, whose p(x|z) is a Bernoulli distribution of each pixel."""
 
     def posterior(images, labels):
         return model.encoder(images, *entry.condition(labels))
@@ -123,7 +137,7 @@ def estimate_digits(model, entry: Entry, dataset: ImageDataset, samples: int, se
         decoded = model.decode(zs.flatten(0, 1), *entry.condition(repeated))
         return log_bernoulli(Losses("bce"), decoded.unflatten(0, zs.shape[:2]), images)
 
-    return estimate_likelihood(dataset, posterior, log_likelihood, samples, seed)
+    return posterior, log_likelihood
 
 
 def log_bernoulli(losses: Losses, decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -131,6 +145,19 @@ def log_bernoulli(losses: Losses, decoded: torch.Tensor, images: torch.Tensor) -
     targets = images.expand_as(decoded)
     nll = losses.reconstruction(decoded.flatten(0, 1), targets.flatten(0, 1))
     return -nll.unflatten(0, decoded.shape[:2])
+
+
+def find_images(name: str, checkpoint: dict, data: str = "auto", data_root=None) -> tuple[ImageDataset, ImageDataset]:
+    """The (training, test) images of a VAE's checkpoint: photographs, or digits, which are binarized for MNIST_IWAE.
+    Raises UserError where these are not here."""
+    if MODELS[name].data == "flowers":
+        return load_photographs(checkpoint, data, data_root)
+    datasets = find_digits(checkpoint["data"], data, data_root)
+    for dataset in datasets:
+        check_images(dataset, checkpoint)
+        if name == IWAE:
+            dataset.images = binarize(dataset.images)
+    return datasets
 
 
 def find_digits(trained: dict, data: str = "auto", data_root=None) -> tuple[ImageDataset, ImageDataset]:
@@ -190,23 +217,15 @@ def main(argv=None):
     device = init_distributed(args.device)
     model, checkpoint = load_model(args.model, args.output_root)
     model.to(device, memory_format=torch.contiguous_format)  # MPS computes channels last wrongly
-    if entry.data == "flowers":
-        _, held_out = load_photographs(checkpoint, args.data, args.data_root)
-        log_subject(held_out, checkpoint)
-        estimate = estimate_photographs(model, held_out.to(device), args.samples, args.seed)
-        lines = describe_estimate(estimate, args.samples, dims=held_out.images[0].numel())
-    else:
-        _, test_set = find_digits(checkpoint["data"], args.data, args.data_root)
-        check_images(test_set, checkpoint)
-        log_subject(test_set, checkpoint)
-        if args.model == IWAE:
-            test_set.images = binarize(test_set.images)
-        estimate = estimate_digits(model, entry, test_set.to(device), args.samples, args.seed)
-        lines = describe_estimate(estimate, args.samples)
-        if args.model != IWAE:
-            lines.append(describe_grey(test_set[:][0]))
-        if entry.needs_labels:
-            lines.append("Labels: the likelihood is that of the images given their labels")
+    _, images = find_images(args.model, checkpoint, args.data, args.data_root)
+    log_subject(images, checkpoint)
+    estimate = estimate_likelihood(images.to(device), *densities(model, entry), args.samples, args.seed)
+    dims = images.images[0].numel() if entry.data == "flowers" else None
+    lines = describe_estimate(estimate, args.samples, dims)
+    if entry.data == "MNIST" and args.model != IWAE:
+        lines.append(describe_grey(images[:][0]))
+    if entry.needs_labels:
+        lines.append("Labels: the likelihood is that of the images given their labels")
     for line in lines:
         log(line)
     return estimate

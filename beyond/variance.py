@@ -1,7 +1,8 @@
-"""Flowers: a VAE whose decoder learns its variance (generators/variance.py), for sharper images and a likelihood.
+"""Flowers: a VAE whose decoder learns its variances (generators/variance.py), for sharper images and a likelihood.
 
     python -m beyond.variance > ./log/train_VAE_learned.txt
-    python -m beyond.likelihood --model VAE_learned         # its bits per dimension
+    python -m beyond.variance --epochs 20 --output-root DIR # one variance: sharper images, and a worse likelihood
+    python -m beyond.likelihood --model VAE_learned         # its bits per dimension; benchmarks.bits compares them
 
 The flags are those of train_script.py, without --model. Writes models/BestModel_VAE_learned.pth,
 models/LastModel_VAE_learned.pth and vis/loss_VAE_learned.png.
@@ -13,7 +14,8 @@ import train_script
 from common.process import run_script
 
 NAME = "VAE_learned"
-TRAININGS = {NAME: train_script.TRAININGS["VAE"]._replace(shift=1.0)}  # with every photograph moved by a pixel
+# every photograph is moved by a pixel; 20 epochs with one variance, 10 with many
+TRAININGS = {NAME: train_script.TRAININGS["VAE"]._replace(epochs=30, shift=1.0)}
 
 
 def main(argv=None):

@@ -34,6 +34,15 @@ def inverse_haar(x: torch.Tensor, details: torch.Tensor) -> torch.Tensor:
     return F.pixel_shuffle(torch.stack(corners, dim=2).flatten(1, 2) / 2, 2)
 
 
+def pyramid(x: torch.Tensor) -> list[torch.Tensor]:
+    """x (B, 3, H, W) -> the details of every scale, (B, 9, H/2, W/2) first, and last what is left (B, 3, h, w)."""
+    parts = []
+    while x.shape[-2] % 2 == x.shape[-1] % 2 == 0:
+        x, details = haar(x)
+        parts.append(details)
+    return [*parts, x]
+
+
 class Standardise(nn.Module):
     """Images (B, 3, height, width) whose details, at every scale, are divided by the standard deviation of those that
     it was fitted to; so is what is left when a side is odd. Before `fit` it changes nothing."""

@@ -121,11 +121,14 @@ def test_the_bound_of_photographs_is_that_of_a_gaussian_decoder(trained_flowers,
         assert re.match(NLL + r", \d+\.\d{3} bits per dimension \(", lines[2])
         model, checkpoint = load_model(name, root)
         images, _ = load_photographs(checkpoint, data_root=tiny_flowers)[1][:]
-        deviation = math.sqrt(model.variance.item() if name == "VAE_learned" else 1 / 2)
         with torch.no_grad():
-            recons = torch.stack([model(images)[0] for _ in range(100)])
+            outputs = [model(images) for _ in range(100)]
             mu, log_var = model.posterior(images)
-        nll = -Normal(recons, deviation).log_prob(images).mean(dim=0).sum(dim=(1, 2, 3))
+        if name == "VAE_learned":
+            nll = torch.stack([-model.log_likelihood(images - recon, last) for recon, *_, last in outputs]).mean(dim=0)
+        else:
+            recons = torch.stack([recon for recon, *_ in outputs])
+            nll = -Normal(recons, math.sqrt(1 / 2)).log_prob(images).mean(dim=0).sum(dim=(1, 2, 3))
         kl = kl_divergence(Normal(mu, log_var.div(2).exp()), Normal(0.0, 1.0)).sum(dim=1)
         bound = estimate.distortion + estimate.rate
         assert bound.mean().item() == pytest.approx((nll + kl).mean().item(), rel=0.01)

@@ -9,10 +9,12 @@ from torch.nn.functional import mse_loss
 
 import VarAutoencoder as vae
 from Autoencoder import AE_ENCODING_DIM, Autoencoder
+from generators import variance
 from generators.classifier import Classifier
 from generators.diffusion import Diffusion
 from generators.gan import GAN
 from generators.variance import MIN_VARIANCE, LearnedVariance
+from generators.wavelets import pyramid
 from model import sample as mnist_sample
 from VarAutoencoder import VAE_ENCODING_DIM, VAE_loss_function, VarAutoencoder
 
@@ -139,20 +141,39 @@ def test_log_var_cannot_overflow():
         assert VAE_loss_function(outputs, x).isfinite()
 
 
-def test_the_learned_variance_is_the_most_likely_one_and_its_loss_the_negative_elbo():
+def test_the_learned_variance_is_first_the_most_likely_one_and_the_loss_the_negative_elbo():
     model = LearnedVariance(4, 8, 8)
     x = torch.rand(6, 3, 8, 8)
-    variances = []
     for _ in range(3):
-        recon, mu, log_var, variance = outputs = model(x)
-        variances.append(variance)
-        torch.testing.assert_close(variance, mse_loss(recon, x))
+        recon, mu, log_var, variances = outputs = model(x)
+        error = mse_loss(recon, x)
+        torch.testing.assert_close(variances, error.expand(6, 30, 1, 1))
         loss, metrics = model.loss(outputs, x)
-        log_p = Normal(recon, variance.sqrt()).log_prob(x).sum().item() / 6
+        log_p = Normal(recon, error.sqrt()).log_prob(x).sum().item() / 6
         kl = kl_divergence(posterior(mu, log_var), Normal(0.0, 1.0)).sum().item() / 6
-        assert metrics == pytest.approx({"loss": kl - log_p, "recon": -log_p, "kl": kl, "variance": variance.item()})
+        assert metrics == pytest.approx({"loss": kl - log_p, "recon": -log_p, "kl": kl, "error": error.item()})
         assert loss.item() == pytest.approx((kl - log_p) / (3 * 8 * 8))
-    assert model.eval()(x)[3].item() == pytest.approx(torch.stack(variances).mean().item())  # of the training
-    assert (model.train().loss((x, mu, log_var, torch.tensor(MIN_VARIANCE)), x)[0]).isfinite()
-    model.decode = lambda z: x
-    assert math.isclose(model(x)[3].item(), MIN_VARIANCE, rel_tol=1e-6)
+    assert model.eval()(x)[3].std() > 0  # one for each band, of the training
+    model.train().decode = lambda z: x
+    assert math.isclose(model(x)[3].mean().item(), MIN_VARIANCE, rel_tol=1e-6)
+
+
+def test_then_each_band_has_a_variance_of_its_own_which_depends_on_z(monkeypatch):
+    monkeypatch.setattr(variance, "SINGLE_BATCHES", 0)
+    model = LearnedVariance(4, 8, 24)  # a coarsest image of 1x3
+    torch.nn.init.normal_(model.log_factor.weight)
+    variances = model(torch.rand(2, 3, 8, 24))[3]
+    assert (variances[0] - variances[1]).abs().min() > 0
+    dims = 3 * 8 * 24
+    pixels = torch.eye(dims).view(dims, 3, 8, 24)
+    mixed = torch.einsum("mc,bchw->bmhw", variance.COLOURS, pixels)
+    transform = torch.cat([part.flatten(1) for part in pyramid(mixed)], dim=1).T  # of pixels to coefficients
+    torch.testing.assert_close(transform @ transform.T, torch.eye(dims), atol=1e-5, rtol=0)
+    owners = variance.band_squares(transform.view(dims, 3, 8, 24)).flatten(
+        1
+    )  # of each coefficient, one place of a band
+    torch.testing.assert_close(owners.sum(dim=0), model.counts.flatten(), atol=1e-4, rtol=0)
+    errors = torch.randn(2, 3, 8, 24)
+    deviations = (variances.flatten(1) @ owners.T).sqrt()
+    exact = Normal(0.0, deviations).log_prob(errors.flatten(1) @ transform.T).sum(dim=1)
+    torch.testing.assert_close(model.log_likelihood(errors, variances), exact, rtol=1e-4, atol=1e-3)
