@@ -39,11 +39,11 @@ def create_flower_dataloaders(
     """The flowers, 80 % to train on (in a new random order each epoch) and 20 % to validate on (in fixed order).
 
     root, or ./flowers in the project's folder, holds one sub-folder per class with images of the usual formats (JPEG,
-    PNG, ...), at any depth. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root is
-    named and ./flowers does not exist. Batches are (images, labels): float32 (B, 3, img_height, img_width) in [0, 1]
-    and int64 (B,), where B is batch_size in training and at least 256 in validation. transform, `mirror` for example,
-    is applied to training images. Files that are not readable images are skipped with one warning. Raises UserError
-    where root is missing, or holds fewer than two images.
+    PNG, ...), at any depth. data is "real", "synthetic" (the procedural stand-in) or "auto": the stand-in where no root
+    is named and ./flowers does not exist. Batches are (images, labels): float32 (B, 3, img_height, img_width) in
+    [0, 1] and int64 (B,), where B is batch_size in training and at least 256 in validation. transform, `mirror` for
+    example, is applied to training images. Files that are not readable images are skipped with one warning. Raises
+    UserError where root is missing, or holds fewer than two images.
     """
     folder = find_photographs(root, data)
     if folder is None:

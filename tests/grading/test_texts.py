@@ -11,10 +11,9 @@ from common import PROJECT
 from grading.tables import tables
 
 TEXTS = ("README.md", "README.zh-CN.md", "report.md", "report.zh-CN.md")
-WORDS = {"README.md": 1300, "report.md": 3500}
+WORDS = {"README.md": 1100, "report.md": 3500}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:python|torchrun --nproc-per-node 2) (-m )?([\w.]+)([^`&|>#\n(]*)")
-PARTS = re.compile("<!-- parts -->.*<!-- /parts -->", re.DOTALL)
 texts = pytest.mark.parametrize("name", TEXTS)
 
 
@@ -95,5 +94,6 @@ def test_links_lead_somewhere_and_pictures_have_alternative_texts(name):
 
 @pytest.mark.parametrize("name", WORDS)
 def test_texts_are_short(name):
-    text = PARTS.sub("", read(name))
+    """Words in sentences: what a table or a formula holds is not counted."""
+    text = re.sub(r"^\|.*|```math[^`]*```", "", read(name), flags=re.MULTILINE)
     assert sum(bool(re.search(r"\w", word)) for word in text.split()) <= WORDS[name]
