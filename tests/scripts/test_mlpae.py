@@ -25,7 +25,7 @@ def trained(tiny_flowers, tmp_path_factory):
     threads = set()
 
     def watched(*args):
-        pools = [pool for pool in threadpool_info() if "scipy" not in pool["filepath"]]  # of other tests
+        pools = [pool for pool in threadpool_info() if "scipy.libs" not in pool["filepath"]]  # of other tests
         threads.update(pool["num_threads"] for pool in pools if pool["user_api"] == "blas")
         record(*args)
 
