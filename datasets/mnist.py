@@ -53,8 +53,7 @@ def find_mnist(root: str | Path | None, data: str) -> dict[str, Path] | None:
         files = find_files(folder)
     if len(files) == len(FILES):
         return files
-    places = [folder / place for place in PLACES if (folder / place).is_dir()]
-    present = sorted(str(path.relative_to(folder)) for place in places for path in place.iterdir() if path.is_file())
+    present = _list_present(folder)
     problem = f"there is no MNIST in {folder}"
     if present:
         missing = [name for name in FILES if name not in files]
@@ -64,6 +63,12 @@ def find_mnist(root: str | Path | None, data: str) -> dict[str, Path] | None:
         warnings.warn(f"{problem}: procedural digits stand in", stacklevel=3)
         return None
     raise UserError(f"{problem}: put MNIST's four files there, or use --data synthetic alone for the stand-in")
+
+
+def _list_present(folder):
+    """The names of all files in the places where MNIST's could be."""
+    places = [folder / place for place in PLACES if (folder / place).is_dir()]
+    return sorted(str(path.relative_to(folder)) for place in places for path in place.iterdir() if path.is_file())
 
 
 def find_files(folder):
