@@ -1,6 +1,6 @@
 """Flowers: how good the images of the trained models are, measured against photographs that no model was trained on.
 
-    python -m beyond.score > ./log/score.txt        # AE, VAE, GAN and DDPM
+    python -m beyond.score > ./log/score.txt        # AE, VAE, GAN and DDPM: 13 minutes
     python -m beyond.score --model GAN --seed 10
 
 Can a classifier distinguish samples from held-out photographs, at what distance are they, are the species as frequent,
