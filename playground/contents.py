@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 from beyond.likelihood import find_digits
 from beyond.priors import fit_mixture, sample_posterior
 from common import PROJECT
+from common.checkpoints import one_line
 from main import Losses
 from playground.weights import dequantise
 from trained.loading import load_model, load_photographs
@@ -36,7 +37,8 @@ def collect(output_root: Path, mnist: Path | None, flowers: Path | None) -> tupl
     models = {name: load_model(name, output_root) for name in NAMES}
     made_from = {name: describe_model(name, *models[name], output_root) for name in NAMES}
     betas = find_betas(output_root)
-    small = torch.load(betas, weights_only=True)["small"]
+    with one_line(f"{betas} does not hold the small VAEs", "; make it again with `python -m benchmarks.betas`"):
+        small = torch.load(betas, weights_only=True)["small"]
     made_from["betas"] = {"seed": 0, "fingerprint": fingerprint_file(betas), "is_own": is_own(betas)}
     for model, _ in models.values():
         model.load_state_dict(dequantise(model.state_dict()))
