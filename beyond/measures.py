@@ -118,13 +118,9 @@ def two_sample_accuracy(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]
     """
     features = torch.cat([x, y]).double().numpy()
     labels = np.repeat([0, 1], [len(x), len(y)])
-    classifier = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
     folds = RepeatedStratifiedKFold(n_splits=2, n_repeats=REPEATS, random_state=0)
-    scores = cross_validate(classifier, features, labels, cv=folds, scoring=score_both)
-    right_x = scores["test_x"].mean()
-    right_y = scores["test_y"].mean()
-    variance = right_x * (1 - right_x) / len(x) + right_y * (1 - right_y) / len(y)
-    return float(right_x + right_y) / 2, math.sqrt(variance) / 2
+    scores = cross_validate(make_classifier(), features, labels, cv=folds, scoring=score_both)
+    return balanced_accuracy(scores["test_x"].mean(), scores["test_y"].mean(), len(x), len(y))
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -134,13 +130,22 @@ def trained_accuracy(
     """(balanced accuracy, its binomial error) on test_x and test_y (K, D) of a logistic regression that was trained to
     distinguish x (M, D) from y (N, D). The more images it is trained on, the more differences it sees: an accuracy is
     a lower bound on what a better classifier would reach."""
-    labels = np.repeat([0, 1], [len(x), len(y)])
-    classifier = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
-    classifier.fit(torch.cat([x, y]).double().numpy(), labels)
-    right_x = float((classifier.predict(test_x.double().numpy()) == 0).mean())
-    right_y = float((classifier.predict(test_y.double().numpy()) == 1).mean())
-    variance = right_x * (1 - right_x) / len(test_x) + right_y * (1 - right_y) / len(test_y)
-    return (right_x + right_y) / 2, math.sqrt(variance) / 2
+    classifier = make_classifier()
+    classifier.fit(torch.cat([x, y]).double().numpy(), np.repeat([0, 1], [len(x), len(y)]))
+    test_labels = np.repeat([0, 1], [len(test_x), len(test_y)])
+    right = score_both(classifier, torch.cat([test_x, test_y]).double().numpy(), test_labels)
+    return balanced_accuracy(right["x"], right["y"], len(test_x), len(test_y))
+
+
+def make_classifier() -> LogisticRegression:
+    """The untrained classifier of both accuracies; its two classes weigh the same."""
+    return LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
+
+
+def balanced_accuracy(right_x: float, right_y: float, m: int, n: int) -> tuple[float, float]:
+    """(the mean of the shares of m and of n images that are classified correctly, its binomial error)."""
+    variance = right_x * (1 - right_x) / m + right_y * (1 - right_y) / n
+    return float(right_x + right_y) / 2, math.sqrt(variance) / 2
 
 
 def score_both(classifier, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -21,6 +21,7 @@ from beyond.iwae import binarize
 from beyond.likelihood import densities, describe_mean, estimate_batch, find_images, log_subject
 from common.flags import MNIST_HELP, add_data_flags, make_parser, natural_int
 from common.process import log, run_script
+from datasets.synthetic import DIGIT_BOX, DIGIT_SIDE
 from trained.loading import load_model
 from trained.registry import MODELS
 
@@ -28,8 +29,6 @@ COUNT = 100  # images of each kind
 COPIES = 10  # of an image of one colour, whose differences show the error of the estimate
 SAMPLES = 500  # of q for each image
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-SIDE = 28  # pixels
-BOX = 20  # pixels of the longer side of a letter, as of MNIST's digits
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
 
 
@@ -47,14 +46,14 @@ def draw_letter(letter: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
     left, top, right, bottom = font.getbbox(letter)
     canvas = Image.new("L", (right - left, bottom - top))
     ImageDraw.Draw(canvas).text((-left, -top), letter, fill=255, font=font)
-    scale = BOX / max(canvas.size)
+    scale = DIGIT_BOX / max(canvas.size)
     size = [max(1, round(scale * side)) for side in canvas.size]
     small = np.asarray(canvas.resize(size, Image.Resampling.LANCZOS))
     rows, columns = (np.average(places, weights=small) for places in np.indices(small.shape))
     height, width = small.shape
-    row = int(np.clip(round((SIDE - 1) / 2 - rows), 0, SIDE - height))
-    column = int(np.clip(round((SIDE - 1) / 2 - columns), 0, SIDE - width))
-    image = np.zeros((SIDE, SIDE), np.uint8)
+    row = int(np.clip(round((DIGIT_SIDE - 1) / 2 - rows), 0, DIGIT_SIDE - height))
+    column = int(np.clip(round((DIGIT_SIDE - 1) / 2 - columns), 0, DIGIT_SIDE - width))
+    image = np.zeros((DIGIT_SIDE, DIGIT_SIDE), np.uint8)
     image[row : row + height, column : column + width] = small
     return image
 

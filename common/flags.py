@@ -27,6 +27,7 @@ class Parser(argparse.ArgumentParser):
     """Answers wrong arguments in two lines, and an unknown flag with the nearest known one."""
 
     def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, but an unknown flag is named before a required one that is missing because of it."""
         args = sys.argv[1:] if args is None else args
         known = list(self._option_string_actions)
         for text in args:

@@ -47,8 +47,9 @@ def read_photographs(root: Path, height: int, width: int, split_seed: int):
     files = _shuffle(listed, split_seed)
     images, problems = _decode(root, files, height, width)
     if problems:  # a split of the readable images alone, as if the others were not there
+        places = {file: place for place, file in enumerate(files)}
         files = _shuffle([file for file in listed if file not in problems], split_seed)
-        images, _ = _decode(root, files, height, width)
+        images = images[[places[file] for file in files]]
     classes = sorted(set(map(_class_of, files)))
     _warn_of_skipped(root, listed, problems, [folder for folder in folders if folder not in classes])
     if len(files) < 2:
